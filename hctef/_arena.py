@@ -1,0 +1,64 @@
+"""Arenas: the address range that holds a file's bytes, as large as the file, sparse.
+
+Every arena has the same interface: `fill`, `view`, `evict`, `close`, and `bytes`, the mapping that a hit slices.
+`AnonymousArena` is a private anonymous mapping: an absent page reads as zeros, so nobody may be handed a range of it that
+is not resident. Pages are unmapped only when the last view is gone: mmap refuses to close while exports live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from typing import Protocol
+
+from hctef._ranges import PAGE
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Arena(Protocol):
+    """Room for a file of `size` bytes."""
+
+    bytes: mmap.mmap
+    """The mapping. `bytes[a:b]` copies out what is resident."""
+
+    def fill(self, start: int, data: Buffer) -> None:
+        """Put `data` at byte `start`. Any thread may, for bytes that it has claimed; no lock is needed."""
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """`[start, stop)` without a copy, read-only."""
+
+    def evict(self, start: int, stop: int) -> None:
+        """Give the memory of whole pages `[start, stop)` back to the system. The page table was cleared before."""
+
+    def close(self) -> None:
+        """Unmap, or, where views live, leave that to the last of them."""
+
+
+class AnonymousArena:
+    """A private anonymous mapping, filled by copying into it. Raises OSError where there is no such room."""
+
+    __slots__ = ("bytes", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        try:
+            self.bytes = mmap.mmap(-1, max(size, 1), flags=flags)
+        except (OverflowError, ValueError) as error:
+            raise OSError(f"a file of {size} bytes is more than can be mapped") from error
+
+    def fill(self, start: int, data: Buffer) -> None:
+        self.bytes[start : start + len(data)] = data
+
+    def view(self, start: int, stop: int) -> memoryview:
+        return memoryview(self.bytes).toreadonly()[start:stop]
+
+    def evict(self, start: int, stop: int) -> None:
+        length = -(-(stop - start) // PAGE) * PAGE
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.bytes.madvise(mmap.MADV_DONTNEED, start, min(length, len(self.bytes) - start))
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):  # a view lives: it keeps the mapping, and unmaps it when it goes
+            self.bytes.close()

@@ -1,0 +1,141 @@
+"""IntervalCache: the extents of a file. Which are being fetched, and by whom; which may not be evicted; which go first.
+
+The page table says what is resident; this says what is going on. It plans gaps (`unclaimed`), keeps two readers from
+asking for the same bytes (`claim`), and chooses what to evict (`victims`: least recently used first, by CLOCK: an extent
+that was read since the hand last passed gets a second chance; F. J. Corbató, "A Paging Experiment with the Multics
+System", 1968). Not thread-safe: its owner holds the lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+
+from intervaltree import Interval, IntervalTree
+
+from hctef._pages import PageTable
+from hctef._ranges import ByteRange, subtract
+
+
+class Claim:
+    """The bytes `[start, stop)` that one reader is fetching. Others that need them wait for it.
+
+    `at` is how far the bytes are committed: who waits for the first bytes of a long extent goes on as soon as they came.
+    """
+
+    __slots__ = ("_waiting", "at", "cancelled", "open", "start", "started", "stop")
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start = self.at = start
+        self.stop = stop
+        self.open = True
+        """Not released yet."""
+        self.started = False
+        """Somebody drives its transfer, and will release it."""
+        self.cancelled = False
+        """Its transfer should stop at the next piece."""
+        self._waiting: list[tuple[int, Future[None]]] = []
+
+    def wait_for(self, stop: int) -> Future[None]:
+        """A future that is done once the bytes before `stop` are committed, or the claim is given up."""
+        future: Future[None] = Future()
+        if self.open and self.at < stop:
+            self._waiting.append((stop, future))
+        else:
+            future.set_result(None)
+        return future
+
+    def advance(self, at: int) -> None:
+        """The bytes before `at` are committed."""
+        self.at = at
+        if self._waiting:
+            ready = [future for stop, future in self._waiting if stop <= at]
+            self._waiting = [(stop, future) for stop, future in self._waiting if stop > at]
+            _wake(ready)
+
+    def release(self) -> None:
+        """The bytes are all there, or nobody fetches them any longer: whoever waits looks again."""
+        self.open = False
+        waiting, self._waiting = self._waiting, []
+        _wake(future for _, future in waiting)
+
+
+def _wake(futures: Iterable[Future[None]]) -> None:
+    for future in futures:
+        if future.set_running_or_notify_cancel():  # a waiter that was cancelled is no longer there to be told
+            future.set_result(None)
+
+
+class IntervalCache:
+    """Extents in flight, pinned and resident of one file."""
+
+    def __init__(self) -> None:
+        self._claims = IntervalTree()
+        self._pins = IntervalTree()
+        self._resident: deque[ByteRange] = deque()
+
+    # in flight
+
+    def claim(self, extent: ByteRange) -> Claim:
+        """Say that the caller fetches `extent`, which no open claim may overlap."""
+        claim = Claim(*extent)
+        self._claims.addi(extent.start, extent.stop, claim)
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """Give the claim back, fetched or not. Once is enough; more does nothing."""
+        if claim.open:
+            self._claims.removei(claim.start, claim.stop, claim)
+            claim.release()
+
+    def claims(self, start: int, stop: int) -> list[Claim]:
+        """The open claims that overlap `[start, stop)`, by their start."""
+        if not self._claims:
+            return []
+        found: list[Claim] = [interval.data for interval in self._claims.overlap(start, stop)]
+        return sorted(found, key=lambda claim: claim.start) if len(found) > 1 else found
+
+    def all_claims(self) -> list[Claim]:
+        return [interval.data for interval in self._claims]
+
+    def unclaimed(self, gap: ByteRange) -> Iterator[ByteRange]:
+        """The parts of `gap` that nobody is fetching."""
+        return subtract(gap, [(claim.start, claim.stop) for claim in self.claims(*gap)])
+
+    # pinned
+
+    def pin(self, start: int, stop: int) -> Interval:
+        """Keep `[start, stop)` from being evicted until `unpin` is given the result."""
+        interval = Interval(start, stop, object())  # the object makes it unlike another pin of the same bytes
+        self._pins.add(interval)
+        return interval
+
+    def unpin(self, pin: Interval) -> None:
+        self._pins.discard(pin)
+
+    def unpinned(self, whole: ByteRange) -> Iterator[ByteRange]:
+        """The parts of `whole` that no pin holds."""
+        pins = sorted((pin.begin, pin.end) for pin in self._pins.overlap(*whole)) if self._pins else []
+        return subtract(whole, pins)
+
+    # resident
+
+    def fetched(self, extent: ByteRange) -> None:
+        """Note an extent that came, for `victims`."""
+        self._resident.append(extent)
+
+    def victims(self, pages: PageTable) -> Iterator[ByteRange]:
+        """Unpinned parts of extents, those to evict first, first. The caller evicts each before it asks for the next."""
+        chances = len(self._resident)
+        for _ in range(2 * chances):  # twice round clears every reference bit
+            if not self._resident:
+                return
+            extent = self._resident.popleft()
+            if pages.referenced(*extent):
+                self._resident.append(extent)
+                continue
+            free = list(self.unpinned(extent))
+            if free != [extent]:
+                self._resident.extend(subtract(extent, free))
+            yield from free
