@@ -1,0 +1,142 @@
+"""The options of a file, checked once. Defaults stand here and nowhere else; API.md's table in code."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from hctef._http import checked_headers
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager, Retry, Timeout
+
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
+UrlSource = str | Callable[[], str]
+
+KIB, MIB = 1024, 1024 * 1024
+FILE_PREFETCH_BYTES = MIB
+
+
+class FileOptions(TypedDict, total=False):
+    """The keyword arguments of every class, for type checkers. `Options` says what each means."""
+
+    minimum_range_request_bytes: int
+    prefetch_bytes: int
+    prefetch_direction: Literal["END", "START"]
+    headers: Headers | None
+    timeout: float | Timeout | None
+    retries: int | Retry
+    max_connections: int
+    max_resident_bytes: int | None
+    readahead: Literal["auto", "off"] | int
+    validate: Literal["strict", "size"]
+    on_no_range: Literal["error", "download"]
+    cache_dir: str | os.PathLike[str] | None
+    progress: bool | Callable[[int, int], object] | None
+    pool: PoolManager | None
+
+
+class BufferOptions(FileOptions, total=False):
+    """What RemoteBuffer takes beside them."""
+
+    paging: Literal["auto", "fault", "fill"]
+    fault_timeout: float
+    max_export_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Checked options. Sizes are bytes, times seconds.
+
+    Raises:
+        TypeError: an option that does not exist, or a value of a wrong type.
+        ValueError: a value out of its range.
+        HctefUrlError: headers that cannot be sent.
+        NotImplementedError: `cache_dir` and `progress`, which this version does not have.
+    """
+
+    minimum_range_request_bytes: int = 8 * KIB
+    """The least that one request asks for, except to fill a smaller gap."""
+    prefetch_bytes: int = 0
+    """Fetched on open, beginning with the request that finds the size."""
+    prefetch_direction: str = "END"
+    headers: Headers | None = field(default=None, repr=False)
+    """A mapping, or a callable that returns one for each request. Kept out of the repr: it may hold credentials."""
+    timeout: Any = 30.0
+    """To connect, and between bytes. Also a urllib3.Timeout."""
+    retries: Any = 5
+    """Attempts after the first, or a urllib3.Retry."""
+    max_connections: int = 16
+    """Requests in flight at once at the most."""
+    max_resident_bytes: int | None = None
+    readahead: str | int = "auto"
+    validate: str = "strict"
+    on_no_range: str = "error"
+    cache_dir: Any = None
+    progress: Any = None
+    pool: Any = field(default=None, repr=False)
+    paging: str = "auto"
+    fault_timeout: float = 300.0
+    max_export_bytes: int = 1024 * MIB
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("minimum_range_request_bytes", 1),
+            ("prefetch_bytes", 0),
+            ("max_connections", 1),
+            ("max_resident_bytes", 1),
+            ("max_export_bytes", 0),
+        ):
+            value = getattr(self, name)
+            if value is None and name == "max_resident_bytes":
+                continue
+            if isinstance(value, bool):
+                raise TypeError(f"{name} must be an int, not bool")
+            if operator.index(value) < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+            object.__setattr__(self, name, operator.index(value))
+        for name, choices in (
+            ("prefetch_direction", ("END", "START")),
+            ("validate", ("strict", "size")),
+            ("on_no_range", ("error", "download")),
+            ("paging", ("auto", "fault", "fill")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {getattr(self, name)!r}")
+        if isinstance(self.readahead, str):
+            if self.readahead not in ("auto", "off"):
+                raise ValueError(f"readahead must be 'auto', 'off' or a number of bytes, not {self.readahead!r}")
+        elif operator.index(self.readahead) < 0:
+            raise ValueError(f"readahead must not be negative: {self.readahead}")
+        for name in ("timeout", "fault_timeout"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not (0 < value < math.inf):
+                raise ValueError(f"{name} must be a positive number of seconds, not {value}")
+        if isinstance(self.retries, int) and self.retries < 0:
+            raise ValueError(f"retries must not be negative: {self.retries}")
+        if not callable(self.headers):
+            checked_headers(self.headers)
+        if self.cache_dir is not None:
+            raise NotImplementedError("cache_dir is not there in this version of hctef")
+        if self.progress not in (None, False):
+            raise NotImplementedError("progress is not there in this version of hctef")
+
+    def changed(self) -> dict[str, Any]:
+        """Those that differ from their defaults, by name: what a pickle keeps."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+BUFFER_ONLY = frozenset(BufferOptions.__annotations__) - frozenset(FileOptions.__annotations__)
+
+
+def make_options(kind: str, given: Mapping[str, Any], *, buffer: bool) -> Options:
+    """Options of `kind`, the class's name, out of its keyword arguments."""
+    known = frozenset(BufferOptions.__annotations__) if buffer else frozenset(FileOptions.__annotations__)
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise TypeError(f"{kind}() has no option {unknown[0]!r}")
+    return Options(**({} if buffer else {"prefetch_bytes": FILE_PREFETCH_BYTES}) | dict(given))

@@ -1,0 +1,35 @@
+"""What a file cost: counters, kept by the planner and by each reader, read by `stats`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters since the file was opened, over all its readers. `str(stats)` is a line."""
+
+    requests: int = 0
+    """HTTP requests sent, those of the opening, of redirects and of retries too."""
+    bytes_fetched: int = 0
+    """Bytes of bodies that came from the network."""
+    bytes_read: int = 0
+    """Bytes handed to callers."""
+    hits: int = 0
+    """Reads answered from memory."""
+    misses: int = 0
+    """Reads that had to wait for the network."""
+    waits: int = 0
+    """Times that a reader waited for bytes which another was fetching already."""
+    retries: int = 0
+    """Requests sent again after a failure."""
+    evictions: int = 0
+    """Runs of pages given back to the system."""
+    seconds_waited: float = 0.0
+    """Time that readers spent waiting for the network."""
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{f.name}={getattr(self, f.name):.6g}" for f in fields(self))
