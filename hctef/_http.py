@@ -53,7 +53,6 @@ OURS = frozenset(
 )
 """Request headers that decide which bytes come: a caller may not set them."""
 
-CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _SECRET = re.compile(r"token|key|secret|auth|password|passwd|credential|signature|cookie|session", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
@@ -159,7 +158,7 @@ def checked_headers(headers: object) -> dict[str, str]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a header of that name looks like a credential: such are not pickled."""
+    """Whether a header of that name looks like a credential: such are not pickled, and stay with their origin."""
     return bool(_SECRET.search(name))
 
 
@@ -170,7 +169,7 @@ def request_headers(own: Mapping[str, str], url: Url, target: Url, extra: Mappin
     """
     headers = {"Accept-Encoding": "identity", **own}
     if target.origin != url.origin:
-        headers = {name: value for name, value in headers.items() if name.lower() not in CREDENTIALS}
+        headers = {name: value for name, value in headers.items() if not is_secret(name)}
         authorization = target.authorization
     else:
         authorization = target.authorization or url.authorization

@@ -24,7 +24,7 @@ class Claim:
     `at` is how far the bytes are committed: who waits for the first bytes of a long extent goes on as soon as they came.
     """
 
-    __slots__ = ("_waiting", "at", "cancelled", "open", "start", "started", "stop")
+    __slots__ = ("_waiting", "at", "cancelled", "error", "open", "start", "started", "stop")
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = self.at = start
@@ -35,6 +35,8 @@ class Claim:
         """Somebody drives its transfer, and will release it."""
         self.cancelled = False
         """Its transfer should stop at the next piece."""
+        self.error: Exception | None = None
+        """Why its transfer gave up: for whoever started it. Others that waited try themselves."""
         self._waiting: list[tuple[int, Future[None]]] = []
 
     def wait_for(self, stop: int) -> Future[None]:
@@ -138,4 +140,10 @@ class IntervalCache:
             free = list(self.unpinned(extent))
             if free != [extent]:
                 self._resident.extend(subtract(extent, free))
-            yield from free
+            while free:
+                part = free.pop(0)
+                try:
+                    yield part
+                except GeneratorExit:  # enough was evicted: the rest of the extent is next time's first
+                    self._resident.extendleft(reversed(free))
+                    raise

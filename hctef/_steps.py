@@ -1,0 +1,84 @@
+"""What a generator of the core yields, and what it is sent back: the whole contract between the core and its drivers.
+
+| step | the driver does | and sends back |
+| --- | --- | --- |
+| `Send` | sends a request, after it has put away the response before it | the response's `Head` |
+| `Receive` | reads some of the body | 1 to `limit` bytes; b'' at its end |
+| `Drop` | puts the response away | None |
+| `Fill` | copies bytes into the arena | None |
+| `Deliver` | hands bytes to whoever iterates over a stream | None |
+| `Sleep` | waits, or stops when the file is closed | None |
+| `Wait` | waits until a future is done | None |
+| `Call` | calls a function of the caller's | its result |
+| `FetchPlan` | runs the transfers of its claims, or waits for others' | None |
+
+`TransportError` is thrown in where the network fails, and any other exception as it is. A step is computed under the
+file's lock and performed outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from hctef._intervals import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    start: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    future: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """Either claims or waits, never both: no reader waits while it holds a claim, so nobody waits in a circle."""
+
+    claims: tuple[Claim, ...] = ()
+    """Fetched now; the plan is done when each of them is released."""
+    background: tuple[Claim, ...] = ()
+    """Fetched too, but nobody waits for them here."""
+    wait: tuple[Future[None], ...] = ()
+
+
+Step = Send | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan
+type PlanGen[T] = Generator[Step, Any, T]

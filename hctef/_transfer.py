@@ -1,0 +1,250 @@
+"""Requester: one verified exchange after the other with the server of one file.
+
+It follows redirects, renews expired URLs and headers, asks again where the policy lets it, and believes no response
+that it has not checked: status, Content-Range, length, size and validator (RFC 9110 sections 13 to 15). No I/O: it
+yields steps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+from hctef._http import (
+    CHANGED_HINT,
+    EXPIRED,
+    MAX_REDIRECTS,
+    REDIRECTS,
+    Head,
+    Part,
+    Url,
+    Validator,
+    check_version,
+    checked_headers,
+    parse_part,
+    parse_url,
+    range_header,
+    redirect_target,
+    request_headers,
+    status_error,
+)
+from hctef._options import Options, UrlSource
+from hctef._retries import Attempts, TransportError, retry_policy
+from hctef._stats import Stats
+from hctef._steps import Call, PlanGen, Receive, Send, Sleep, Step, Wait
+from hctef.exceptions import HctefNetworkError, HctefUrlError, RangeRequestsUnsupportedError, RemoteFileChangedError
+
+log = logging.getLogger("hctef")
+
+PIECE = 256 * 1024
+"""Bytes asked of the transport at once: beyond that a recv gains nothing, and waiters are served the sooner."""
+
+
+class Slots:
+    """At most `count` transfers at once. First come, first served; who stops waiting loses nothing of others'."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._queue: deque[Future[None]] = deque()
+
+    def acquire(self) -> PlanGen[None]:
+        if self._free:
+            self._free -= 1
+            return
+        turn: Future[None] = Future()
+        self._queue.append(turn)
+        try:
+            yield Wait(turn)
+        except BaseException:
+            if not turn.cancel():
+                self.release()  # it was our turn already
+            raise
+
+    def release(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if turn.set_running_or_notify_cancel():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+class Requester:
+    """The server's side of one file: where it is, what version it is, how it is asked."""
+
+    def __init__(self, source: UrlSource, options: Options, stats: Stats) -> None:
+        """Raises HctefUrlError: `source` is neither an http(s) URL nor callable."""
+        self._source = source
+        self._options = options
+        self._stats = stats
+        self._policy = retry_policy(options.retries)
+        self._url: Url | None = None if callable(source) else parse_url(source)
+        self._target: Url | None = None
+        self.size = 0
+        self.size_hidden = False
+        """The server says `*` in place of the size; it was learnt in another way."""
+        self.validator = Validator()
+        self.hint = ""
+        """What to say beside a 401 or 403: a copy that came by pickle lacks its credentials."""
+
+    @property
+    def url(self) -> Url | None:
+        """The URL as last resolved; None before a callable was first asked."""
+        return self._url
+
+    def where(self, start: int | None = None, stop: int | None = None) -> str:
+        """The file, and the range, for messages."""
+        safe = self._url.safe if self._url else "(a URL that is not resolved yet)"
+        return safe if start is None else f"{safe} [{start}, {stop})"
+
+    def attempts(self) -> Attempts:
+        return Attempts(self._policy)
+
+    def conditions(self) -> dict[str, str]:
+        return self.validator.conditions if self._options.validate == "strict" else {}
+
+    def ask(
+        self, attempts: Attempts, extra: Mapping[str, str], where: str, *, method: str = "GET", retry: bool = True
+    ) -> PlanGen[Head]:
+        """Send a request until an answer comes that is no redirect, no "later" and no expired credential.
+
+        Raises:
+            HctefNetworkError: the policy allows no further attempt, or the redirects do not end.
+        """
+        options, hops, renewed = self._options, 0, False
+        url = self._url or (yield from self._resolve())
+        target = self._target or url
+        while True:
+            headers = options.headers
+            own = checked_headers((yield Call(headers)) if callable(headers) else headers)
+            self._stats.requests += 1
+            try:
+                head: Head = yield Send(method, target.request, request_headers(own, url, target, extra))
+            except TransportError as error:
+                if not retry:
+                    raise HctefNetworkError(f"{where}: {error}") from error
+                yield from self.again(attempts, error, where)
+                self._target, target, hops = None, url, 0
+                continue
+            log.debug("%s: %s %s -> %d", where, method, extra.get("Range", ""), head.status)
+            if head.status in REDIRECTS:
+                hops += 1
+                if hops > MAX_REDIRECTS:
+                    message = f"{where}: more than {MAX_REDIRECTS} redirects (status {head.status}): do they go in a circle?"
+                    raise HctefNetworkError(message, status=head.status)
+                target = redirect_target(target, head)
+                continue
+            if target is self._target and (head.status in EXPIRED or head.status in (404, 410)):
+                self._target, target = None, url  # what the redirect gave us has expired: ask for another
+                continue
+            if head.status in EXPIRED and not renewed and (callable(headers) or callable(self._source)):
+                renewed, hops, self._target = True, 0, None
+                url = target = yield from self._resolve()
+                continue
+            if retry and attempts.retryable(head):
+                yield from self.again(attempts, head, where)
+                self._target, target, hops = None, url, 0
+                continue
+            if target is not url and head.status in (200, 206):
+                self._target = target
+            return head
+
+    def again(self, attempts: Attempts, failure: Head | TransportError, where: str) -> PlanGen[None]:
+        """Wait as the policy says. Raises HctefNetworkError: it says "enough"."""
+        seconds = attempts.after(failure)
+        if isinstance(failure, TransportError):
+            if seconds is None:
+                raise HctefNetworkError(f"{where}: {failure}") from failure
+        elif seconds is None:
+            after = failure.headers.get("retry-after", "")[:40]
+            hint = f"Retry-After: {after}" if after else "every attempt of `retries` was answered so"
+            raise status_error(failure, where, hint=hint)
+        self._stats.retries += 1
+        log.info("%s: %s; trying again in %.2f s", where, failure, seconds)
+        if seconds:
+            yield Sleep(seconds)
+
+    def fetch(
+        self, start: int, stop: int, put: Callable[[int, bytes], Step], commit: Callable[[int], None]
+    ) -> PlanGen[None]:
+        """Get the bytes of `[start, stop)` in order: `put` makes the step that stores a piece, `commit` hears how far it is.
+
+        A body that was cut is resumed at its next byte; a shorter range than asked for is taken, the rest asked for.
+        """
+        attempts, at = self.attempts(), start
+        while at < stop:
+            where = self.where(at, stop)
+            head = yield from self.ask(attempts, {"Range": range_header(at, stop), **self.conditions()}, where)
+            part = self.check(head, at, stop)
+            at = yield from self.body(attempts, head, at, part.extent.stop, put, commit)
+
+    def body(
+        self,
+        attempts: Attempts,
+        head: Head,
+        at: int,
+        stop: int,
+        put: Callable[[int, bytes], Step],
+        commit: Callable[[int], None],
+    ) -> PlanGen[int]:
+        """Read the body of a checked response, which holds `[at, stop)`. Returns how far it came before it was cut."""
+        where = self.where(at, stop)
+        try:
+            while at < stop:
+                data: bytes = yield Receive(min(PIECE, stop - at))
+                if not data:
+                    raise TransportError(f"the body ended {stop - at} bytes early")
+                yield put(at, data)
+                at += len(data)
+                self._stats.bytes_fetched += len(data)
+                attempts.progress(len(data))
+                commit(at)
+            more = b"" if "content-length" in head.headers else (yield Receive(1))
+        except TransportError as error:
+            if at < stop:
+                yield from self.again(attempts, error, where)
+            return at
+        if more:
+            raise HctefNetworkError(f"{where}: the server sends more bytes than it says", status=head.status)
+        return at
+
+    def check(self, head: Head, start: int, stop: int) -> Part:
+        """What a response to a request for `[start, stop)` of the file that was opened brings.
+
+        Raises:
+            RemoteFileChangedError: it is of another version of the file.
+            RangeRequestsUnsupportedError, RemotePermissionError, RemoteFileNotFoundError, HctefNetworkError: see there.
+        """
+        where, status = self.where(start, stop), head.status
+        if status in (200, 206) and self._options.validate == "strict":
+            check_version(self.validator, head, where)
+        if status == 416 and head.unsatisfied_size() not in (None, self.size):
+            message = f"{where}: the file changed: it had {self.size} bytes, now {head.unsatisfied_size()} ({CHANGED_HINT})"
+            raise RemoteFileChangedError(message, status=status)
+        if status != 206:
+            raise status_error(head, where, hint=self.hint if status in (401, 403) else "")
+        part = parse_part(head, where)
+        if part.size is None:
+            if not (self.size_hidden or (self.validator and self._options.validate == "strict")):
+                message = f"{where}: the server hides the size (Content-Range …/*), so a change could not be noticed"
+                raise RangeRequestsUnsupportedError(message, status=status, reason="content-range-hidden")
+        elif part.size != self.size:
+            message = f"{where}: the file changed: it had {self.size} bytes, now {part.size} ({CHANGED_HINT})"
+            raise RemoteFileChangedError(message, status=status)
+        if part.extent.start != start or part.extent.stop > stop:
+            message = f"{where}: the server sent [{part.extent.start}, {part.extent.stop}) instead"
+            raise HctefNetworkError(message, status=status)
+        return part
+
+    def _resolve(self) -> PlanGen[Url]:
+        """The URL, asked of the caller's callable where it is one. Raises HctefUrlError."""
+        if callable(self._source):
+            url = parse_url((yield Call(self._source)))
+            if self._url is not None and url.origin[0] == "http" and self._url.origin[0] == "https":
+                raise HctefUrlError(f"{self._url.safe}: the renewed URL is http, the first was https")
+            self._url = url
+        if self._url is None:
+            raise HctefUrlError("no URL")
+        return self._url
