@@ -6,6 +6,7 @@ unless a docstring says otherwise.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import operator
 from collections.abc import Iterable, Iterator
@@ -66,7 +67,7 @@ def split(whole: ByteRange, parts: int, unit: int = PAGE) -> list[ByteRange]:
     step = max(unit, -(-step // unit) * unit)
     first = whole.start - whole.start % unit
     cuts = [whole.start, *range(first + step, whole.stop, step), whole.stop]
-    return [ByteRange(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    return [ByteRange(a, b) for a, b in itertools.pairwise(cuts) if a < b]
 
 
 def checked_range(start: SupportsIndex | None, stop: SupportsIndex | None, size: int) -> ByteRange:

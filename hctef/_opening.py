@@ -1,0 +1,251 @@
+"""Opening a file: one request tells the size and the validator, and brings the bytes that are likely to be read first.
+
+`prefetch_bytes` larger than 64 KiB come as the 64 KiB nearest to the file's end (or start) first and the rest behind
+the reader: a cold connection needs several round trips of slow start for a MiB (RFC 6928), one for little.
+Servers that refuse or ignore suffix ranges are asked for `bytes=0-0`, then for the tail by its positions.
+"""
+
+from __future__ import annotations
+
+from hctef._http import Head, Part, check_version, parse_part, range_header, status_error, suffix_header
+from hctef._planner import Planner
+from hctef._ranges import PAGE, ByteRange
+from hctef._retries import TransportError
+from hctef._steps import Drop, FetchPlan, Fill, PlanGen, Receive, Step
+from hctef._transfer import PIECE
+from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError
+
+FIRST_BYTES = 64 * 1024
+"""The most that an opening waits for."""
+
+
+class Opening:
+    """The opening of one file. Used once."""
+
+    def __init__(self, planner: Planner) -> None:
+        options = planner.options
+        self._planner = planner
+        self._requester = planner.requester
+        self._options = options
+        self._attempts = planner.requester.attempts()
+        self._from_end = options.prefetch_direction == "END"
+        self._want = max(options.minimum_range_request_bytes, min(options.prefetch_bytes, FIRST_BYTES))
+
+    def run(self) -> PlanGen[None]:
+        """Open: afterwards the size is known, and what came is in the arena.
+
+        Raises:
+            RangeRequestsUnsupportedError, RemotePermissionError, RemoteFileNotFoundError, HctefNetworkError: see there.
+        """
+        header = suffix_header(self._want) if self._from_end else range_header(0, self._want)
+        head = yield from self._ask(header)
+        tail: int | None = None  # the size, where only the tail is still to be asked for
+        if head.status == 206:
+            part = parse_part(head, self._where)
+            if part.size is None:
+                return (yield from self._hidden_size(head, part))
+            if self._as_asked(part):
+                return (yield from self._take(head, part))
+            if not self._from_end:
+                message = f"{self._where}: the server sent [{part.extent.start}, {part.extent.stop}) instead"
+                raise HctefNetworkError(message, status=206)
+            tail = part.size
+        elif head.status == 200:
+            if head.length == 0 and not head.coded:
+                return self._empty(head)
+            if not self._from_end or head.length is None:
+                return (yield from self._no_range(head))
+            tail = head.length
+        elif head.status == 416:
+            tail = head.unsatisfied_size()
+            if tail == 0:
+                return self._empty(head)
+        elif head.status != 501 or not self._from_end:
+            raise self._error(head)
+        if tail is None or not self._from_end:
+            tail = yield from self._probe()
+        if tail:
+            yield from self._tail(tail)
+
+    def _probe(self) -> PlanGen[int | None]:
+        """The size by `bytes=0-0`; None where that settled it already."""
+        head = yield from self._ask(range_header(0, 1))
+        if head.status == 206:
+            part = parse_part(head, self._where)
+            if part.extent != ByteRange(0, 1):
+                message = f"{self._where}: asked for its first byte, the server sent {tuple(part.extent)}"
+                raise HctefNetworkError(message, status=206)
+            if part.size is None:
+                yield from self._hidden_size(head, part)
+                return None
+            return part.size
+        if head.status == 416:
+            if head.unsatisfied_size() != 0:
+                head = yield from self._requester.ask(self._attempts, {}, self._where)
+                if head.status != 200:
+                    raise self._error(head)
+                if head.length != 0 and (yield Receive(1)):
+                    message = f"{self._where}: the server answers 416 to every range, and has bytes all the same"
+                    raise RangeRequestsUnsupportedError(message, status=416)
+            self._empty(head)
+            return None
+        if head.status == 200:
+            if head.length == 0 and not head.coded:
+                self._empty(head)
+            else:
+                yield from self._no_range(head)
+            return None
+        raise self._error(head)
+
+    def _tail(self, size: int) -> PlanGen[None]:
+        """Ask for the last bytes of a file of `size` bytes by their positions."""
+        start = max(0, size - self._want)
+        head = yield from self._ask(range_header(start, size))
+        if head.status == 200:
+            return (yield from self._no_range(head))
+        if head.status != 206:
+            raise self._error(head)
+        part = parse_part(head, self._where)
+        if part.size is None:
+            return (yield from self._hidden_size(head, part))
+        if part.size != size or part.extent.start != start:
+            message = f"{self._where}: asked for [{start}, {size}), the server sent {tuple(part.extent)} of {part.size}"
+            raise HctefNetworkError(message, status=206)
+        yield from self._take(head, part)
+
+    def _as_asked(self, part: Part) -> bool:
+        (start, stop), size = part.extent, part.size
+        if size is None:
+            return False
+        if self._from_end:
+            return stop == size and start >= max(0, size - self._want)
+        return start == 0 and stop <= min(self._want, size)
+
+    def _take(self, head: Head, part: Part, came: bytes | None = None) -> PlanGen[None]:
+        """Put the response's bytes into the arena, and start the rest of the prefetch."""
+        planner, requester = self._planner, self._requester
+        self._begin(head, part.size or part.extent.stop)
+        start, stop = part.extent
+        commit = planner.keep_tail(start, stop)
+        if came is None:
+            at = yield from requester.body(self._attempts, head, start, stop, Fill, commit)
+            if at < stop:
+                yield from requester.fetch(at, stop, Fill, commit)
+        else:
+            yield Fill(start, came)
+            commit(stop)
+        more = min(self._options.prefetch_bytes, self._options.max_resident_bytes or planner.size)
+        if more > self._want:
+            rest = ByteRange(planner.size - more, planner.size) if self._from_end else ByteRange(0, more)
+            wanted = ByteRange(max(0, rest.start), min(rest.stop, planner.size))
+            yield from planner.prefetch([wanted], wait=False)
+
+    def _hidden_size(self, head: Head, part: Part) -> PlanGen[None]:
+        """The server says `*` for the size: take the bytes, and learn it from where they end, or by HEAD."""
+        requester, options = self._requester, self._options
+        start, stop = part.extent
+        if stop - start > self._want:
+            message = f"{self._where}: asked for {self._want} bytes, the server sends {stop - start} and hides the size"
+            raise RangeRequestsUnsupportedError(message, status=206, reason="content-range-hidden")
+        pieces: list[bytes] = []
+
+        def put(_: int, data: bytes) -> Step:
+            pieces.append(data)
+            return Drop() if False else FetchPlan()
+
+        at = yield from requester.body(self._attempts, head, start, stop, put, lambda _: None)
+        if at < stop:
+            message = f"{self._where}: the body was cut before the size was known"
+            raise HctefNetworkError(message, status=206)
+        least = options.minimum_range_request_bytes
+        size: int | None = None
+        probe = yield from self._ask(range_header(stop, stop + least))
+        if probe.status == 416:
+            size = probe.unsatisfied_size() or stop  # byte stop - 1 is there, byte `stop` is not
+        elif probe.status == 206:
+            further = parse_part(probe, self._where)
+            if further.extent.start == stop:
+                size = further.size or (further.extent.stop if further.extent.stop < stop + least else None)
+        if size is None:
+            answer = yield from requester.ask(self._attempts, {}, self._where, method="HEAD", retry=False)
+            if answer.status == 200 and not answer.coded and head.validator.agrees(answer.validator):
+                size = answer.length
+        if size is None or size < stop:
+            message = f"{self._where}: the server hides the file's size (Content-Range …/*), and HEAD does not tell it"
+            raise RangeRequestsUnsupportedError(message, status=206, reason="content-range-hidden")
+        yield Drop()
+        requester.size_hidden = True
+        yield from self._take(head, Part(part.extent, size), b"".join(pieces))
+
+    def _no_range(self, head: Head) -> PlanGen[None]:
+        """A 200 to a Range request: an error, or the whole stream into the arena."""
+        if self._options.on_no_range == "error":
+            raise status_error(head, self._where)
+        if head.coded:
+            raise HctefNetworkError(f"{self._where}: the whole file comes with a Content-Encoding", status=200)
+        while not (yield from self._download(head)):
+            again = yield from self._requester.ask(self._attempts, {}, self._where)
+            if again.status != 200 or again.coded:
+                raise self._error(again)
+            check_version(head.validator, again, self._where)
+            head = again
+
+    def _download(self, head: Head) -> PlanGen[bool]:
+        """The body of a 200 into the arena; False where it was cut, so that it must be asked for again."""
+        planner, limit, size = self._planner, self._options.max_resident_bytes, head.length
+        if limit is not None and (size or 0) > limit:
+            raise RangeRequestsUnsupportedError(f"{self._where}: {size} bytes are more than max_resident_bytes", status=200)
+        if size is not None:
+            self._begin(head, size)
+        whole, at = bytearray(), 0
+        try:
+            while size is None or at < size:
+                data: bytes = yield Receive(PIECE if size is None else min(PIECE, size - at))
+                if not data and size is None:
+                    break
+                if not data:
+                    raise TransportError(f"the body ended {size - at} bytes early" if size else "the body ended early")
+                planner.stats.bytes_fetched += len(data)
+                if size is None:
+                    whole += data  # nobody knows how much will come: the arena is made when it is all here
+                    if limit is not None and len(whole) > limit:
+                        message = f"{self._where}: more bytes come than max_resident_bytes"
+                        raise RangeRequestsUnsupportedError(message, status=200)
+                else:
+                    yield Fill(at, data)
+                at += len(data)
+                self._attempts.progress(len(data))
+        except TransportError as error:
+            yield from self._requester.again(self._attempts, error, self._where)
+            return False
+        if size is None:
+            self._begin(head, at)
+            yield Fill(0, bytes(whole))
+        if at:
+            planner.pages.mark(0, at)
+            planner.pin(0, at)  # it could not be fetched again in parts
+        return True
+
+    def _empty(self, head: Head) -> None:
+        self._begin(head, 0)
+
+    def _begin(self, head: Head, size: int) -> None:
+        self._requester.validator = head.validator
+        try:
+            self._planner.begin(size)
+        except (OSError, OverflowError, ValueError, MemoryError) as error:
+            message = f"{self._where}: no address space for the {size} bytes that the server says it has: {error}"
+            raise HctefNetworkError(message, status=head.status) from error
+
+    def _ask(self, header: str) -> PlanGen[Head]:
+        return self._requester.ask(self._attempts, {"Range": header}, self._where)
+
+    def _error(self, head: Head) -> HctefNetworkError:
+        return status_error(head, self._where, hint=self._requester.hint if head.status in (401, 403) else "")
+
+    @property
+    def _where(self) -> str:
+        return self._requester.where()
+
+
+__all__ = ["FIRST_BYTES", "PAGE", "Opening"]

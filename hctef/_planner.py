@@ -1,0 +1,307 @@
+"""Planner: what to fetch, who fetches it, when it counts as there, and what goes first when room is short.
+
+The way of a byte: a reader finds its pages missing (`PageTable.missing`) → the gaps that nobody fetches become claims,
+few requests for many gaps (`_extents`) → a transfer a claim brings the bytes into the arena (`transfer`) → whole pages
+are marked resident, waiters wake (`_arrived`) → the reader copies out, under a pin or under the check of `epoch`.
+
+No I/O, no lock, no thread: generators that yield steps (`_steps.py`); whoever drives them holds the file's lock while
+they compute. Bytes are marked resident only after they are in the arena. A reader either claims or waits, so no two
+wait for each other; a claim lives exactly as long as its transfer, and is given back whatever happens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+from intervaltree import Interval
+
+from hctef._arena import Arena
+from hctef._intervals import Claim, IntervalCache
+from hctef._options import Options, UrlSource
+from hctef._pages import PageTable
+from hctef._ranges import PAGE, ByteRange, align, coalesce, split
+from hctef._stats import Stats
+from hctef._steps import Deliver, FetchPlan, Fill, PlanGen
+from hctef._transfer import PIECE, Requester, Slots
+
+log = logging.getLogger("hctef")
+
+SPLIT_BYTES = 8 * 1024 * 1024
+"""A gap longer than this is split over connections: below it a second one's slow start costs more than it brings."""
+
+
+class Cancelled(Exception):
+    """The file was closed, or the reader that asked for these bytes gave up."""
+
+
+class Planner:
+    """The state of one remote file."""
+
+    def __init__(self, source: UrlSource, options: Options, make_arena: Callable[[int], Arena]) -> None:
+        self.options = options
+        self.stats = Stats()
+        self.requester = Requester(source, options, self.stats)
+        self.pages = PageTable(0)
+        self.cache = IntervalCache()
+        self.arena = make_arena(0)
+        self.epoch = [0]
+        """Counts evictions. A copy made while it stood still, of pages that were resident before, is whole."""
+        self.closed = False
+        self._make_arena = make_arena
+        self._slots = Slots(options.max_connections)
+        self._remnant = ByteRange(0, 0)
+
+    @property
+    def size(self) -> int:
+        return self.requester.size
+
+    @property
+    def window(self) -> int:
+        """The most bytes to pin for one read: under a bound on memory, an eighth of it, so that readers share it."""
+        limit = self.options.max_resident_bytes
+        return self.size or 1 if limit is None else max(PAGE, limit // 8 // PAGE * PAGE)
+
+    def begin(self, size: int) -> None:
+        """The size is known: make room. Raises OSError where there is no such room."""
+        self.requester.size = size
+        self.arena = self._make_arena(size)
+        self.pages = PageTable(size)
+
+    # reading
+
+    def read(self, start: int, stop: int) -> PlanGen[Interval | None]:
+        """Make `[start, stop)` resident. Returns the pin that keeps it so until `unpin`; None where there is none to keep."""
+        if stop <= start:
+            return None
+        pin = self.pin(start, stop)
+        try:
+            yield from self.fetch([ByteRange(start, stop)])
+        except BaseException:
+            self.unpin(pin)
+            raise
+        return pin
+
+    def fetch(self, wanted: list[ByteRange]) -> PlanGen[None]:
+        """Make sorted, disjoint ranges resident, each byte asked for once over all readers."""
+        while True:
+            self._check_open()
+            missing = self._missing(wanted)
+            if not missing:
+                return
+            claims = self._claim(missing)
+            if claims:
+                yield FetchPlan(claims=claims)
+                for claim in claims:
+                    if claim.error is not None:
+                        raise claim.error
+            else:
+                self.stats.waits += 1
+                yield FetchPlan(wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run)))
+
+    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> PlanGen[int]:
+        """Fetch ranges; `wait=False`: behind the caller. Returns how many bytes were newly requested."""
+        self._check_open()
+        wanted = coalesce(align(start, stop, self.size) for start, stop in ranges if start < stop)
+        claims = self._claim(self._missing(wanted))
+        count = sum(claim.stop - claim.start for claim in claims)
+        if not wait:
+            yield FetchPlan(background=claims)
+            return count
+        if claims:
+            yield FetchPlan(claims=claims)
+            for claim in claims:
+                if claim.error is not None:
+                    raise claim.error
+        if self.options.max_resident_bytes is None:
+            yield from self.fetch(wanted)  # what others were fetching
+        return count
+
+    def stream(self, start: int, stop: int) -> PlanGen[None]:
+        """Deliver `[start, stop)` in order. Resident bytes come from memory, others from the network and are not kept."""
+        at = start
+
+        def advance(to: int) -> None:
+            nonlocal at
+            at = to
+            self._check_open()
+
+        while at < stop:
+            self._check_open()
+            end = self.pages.resident_end(at, min(stop, at + PIECE))
+            if end > at:
+                data = self.arena.bytes[at:end]
+                at = end
+                yield Deliver(data)
+                continue
+            claims = self.cache.claims(at, stop)
+            if claims and claims[0].start <= at:
+                self.stats.waits += 1
+                yield FetchPlan(wait=(claims[0].wait_for(min(stop, claims[0].stop, at + PAGE)),))
+                continue
+            end = min(self.pages.missing_end(at - at % PAGE, stop), claims[0].start if claims else stop)
+            yield from self._slots.acquire()
+            try:
+                yield from self.requester.fetch(at, end, lambda _, data: Deliver(data), advance)
+            finally:
+                self._slots.release()
+
+    # transfers
+
+    def transfer(self, claim: Claim) -> PlanGen[None]:
+        """Bring a claim's bytes. Its failure is left in `claim.error`; the claim is given back whatever happens."""
+        if not claim.open or claim.started:
+            return
+        claim.started = True
+        try:
+            yield from self._slots.acquire()
+            try:
+                yield from self._transfer(claim)
+            finally:
+                self._slots.release()
+        except Exception as error:
+            claim.error = error
+            if not isinstance(error, Cancelled):
+                log.warning("%s: %s", self.requester.where(claim.start, claim.stop), error)
+        finally:
+            self.cache.release(claim)
+
+    def _transfer(self, claim: Claim) -> PlanGen[None]:
+        stop = self._remnant.start if claim.start <= self._remnant.start < self._remnant.stop == claim.stop else claim.stop
+        known = claim.stop - stop
+        if known:
+            self._remnant = ByteRange(0, 0)
+
+        def commit(at: int) -> None:
+            if claim.cancelled or self.closed:
+                raise Cancelled
+            upto = claim.stop if at == stop else at - at % PAGE
+            if upto > claim.at:
+                self._arrived(claim.at, upto)
+                claim.advance(upto)
+
+        if stop > claim.start:
+            yield from self.requester.fetch(claim.start, stop, Fill, commit)
+        else:
+            commit(stop)
+
+    def keep_tail(self, start: int, stop: int) -> Callable[[int], None]:
+        """The commit function of a response to no claim, `[start, stop)`: the opening's.
+
+        The leading part of a page is kept aside as the remnant: who fetches that page asks for what is before it only.
+        """
+        marked = min(stop, -(-start // PAGE) * PAGE)
+        if marked > start:
+            self._remnant = ByteRange(start, marked)
+
+        def commit(at: int) -> None:
+            nonlocal marked
+            upto = at if at == self.size else at - at % PAGE
+            if upto > marked:
+                self._arrived(marked, upto)
+                marked = upto
+
+        return commit
+
+    def _arrived(self, start: int, stop: int) -> None:
+        """Whole pages `[start, stop)` are in the arena."""
+        self.pages.mark(start, stop)
+        if self.options.max_resident_bytes is not None:
+            self.cache.fetched(ByteRange(start, stop))
+            self.trim()
+
+    def cancel(self, claims: Iterable[Claim]) -> None:
+        """Stop transfers at their next piece; those that did not begin are given back at once."""
+        for claim in claims:
+            claim.cancelled = True
+            if not claim.started:
+                self.cache.release(claim)
+
+    def close(self) -> None:
+        self.closed = True
+        self.cancel(self.cache.all_claims())
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+
+    # planning
+
+    def _missing(self, wanted: Iterable[ByteRange]) -> list[ByteRange]:
+        return [run for start, stop in wanted for run in self.pages.missing(start, stop)]
+
+    def _claim(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
+        """Claim what nobody fetches of sorted runs of absent pages, and what is worth fetching with it."""
+        gaps = [gap for run in missing for gap in self.cache.unclaimed(run)]
+        pieces: list[ByteRange] = []
+        for extent in self._extents(gaps):
+            parts = min(self.options.max_connections, -(-extent.length // SPLIT_BYTES))
+            pieces += split(extent, parts)
+        return tuple(self.cache.claim(piece) for piece in pieces)
+
+    def _extents(self, gaps: list[ByteRange]) -> Iterator[ByteRange]:
+        """The requests that fetch the gaps: near ones merged, short ones made `minimum_range_request_bytes` long.
+
+        Only pages that are absent and not claimed are added: no byte is asked for twice.
+        """
+        least = self.options.minimum_range_request_bytes
+        merged: list[ByteRange] = []
+        for gap in gaps:
+            between = merged and gap.start - merged[-1].stop
+            if merged and between < least and self._free_end(merged[-1].stop, gap.start) == gap.start:
+                merged[-1] = ByteRange(merged[-1].start, gap.stop)
+            else:
+                merged.append(gap)
+        before = 0
+        for extent, following in zip(merged, [*merged[1:], ByteRange(self.size, self.size)], strict=True):
+            start, stop = extent
+            if stop - start < least:
+                stop = self._free_end(stop, min(following.start, align(start, start + least, self.size).stop))
+            if stop - start < least:
+                start = self._free_start(start, max(before, (stop - least) // PAGE * PAGE, 0))
+            before = stop
+            yield ByteRange(start, stop)
+
+    def _free_end(self, start: int, limit: int) -> int:
+        """How far from page boundary `start` pages are absent and unclaimed, at most `limit`."""
+        if start >= limit:
+            return start
+        end = self.pages.missing_end(start, limit)
+        claims = self.cache.claims(start, end) if end > start else []
+        return min(end, max(start, claims[0].start)) if claims else end
+
+    def _free_start(self, stop: int, limit: int) -> int:
+        """How far back from page boundary `stop` pages are absent and unclaimed, not before `limit`."""
+        start = self.pages.missing_start(stop, limit) if stop > limit else stop
+        claims = self.cache.claims(start, stop) if stop > start else []
+        return max(start, min(stop, max(claim.stop for claim in claims))) if claims else start
+
+    # room
+
+    def pin(self, start: int, stop: int) -> Interval:
+        """Keep the pages of `[start, stop)` from being evicted until `unpin`."""
+        return self.cache.pin(*align(start, stop, self.size))
+
+    def unpin(self, pin: Interval | None) -> None:
+        if pin is not None:
+            self.cache.unpin(pin)
+            self.trim()
+
+    def trim(self) -> None:
+        """Evict the least recently used extents while more is resident than `max_resident_bytes` allows."""
+        limit = self.options.max_resident_bytes
+        if limit is None or self.pages.resident_bytes <= limit:
+            return
+        for victim in self.cache.victims(self.pages):
+            self.evict(*victim)
+            if self.pages.resident_bytes <= limit:
+                return
+
+    def evict(self, start: int, stop: int) -> None:
+        """Give back the pages of `[start, stop)` that are resident and not pinned."""
+        for run in list(self.pages.runs(start, stop)):
+            for part in list(self.cache.unpinned(run)):
+                self.pages.clear(*part)
+                self.epoch[0] += 1  # before the bytes go: who copied meanwhile will see that it changed
+                self.arena.evict(*part)
+                self.stats.evictions += 1
