@@ -48,6 +48,10 @@ class Claim:
             future.set_result(None)
         return future
 
+    def wait_for_release(self) -> Future[None]:
+        """A future that is done once the claim is given back, fetched or not."""
+        return self.wait_for(self.stop + 1)
+
     def advance(self, at: int) -> None:
         """The bytes before `at` are committed."""
         self.at = at
@@ -100,6 +104,10 @@ class IntervalCache:
 
     def all_claims(self) -> list[Claim]:
         return [interval.data for interval in self._claims]
+
+    def forget_claims(self) -> None:
+        """In a forked child: whoever holds them is in the parent. They are left open, for nobody here waits for them."""
+        self._claims.clear()
 
     def unclaimed(self, gap: ByteRange) -> Iterator[ByteRange]:
         """The parts of `gap` that nobody is fetching."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from hctef._http import Head, Part, check_version, parse_part, range_header, status_error, suffix_header
 from hctef._planner import Planner
-from hctef._ranges import PAGE, ByteRange
+from hctef._ranges import ByteRange
 from hctef._retries import TransportError
-from hctef._steps import Drop, FetchPlan, Fill, PlanGen, Receive, Step
+from hctef._steps import NOTHING, Drop, Fill, PlanGen, Receive, Step
 from hctef._transfer import PIECE
 from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError
 
@@ -151,7 +151,7 @@ class Opening:
 
         def put(_: int, data: bytes) -> Step:
             pieces.append(data)
-            return Drop() if False else FetchPlan()
+            return NOTHING
 
         at = yield from requester.body(self._attempts, head, start, stop, put, lambda _: None)
         if at < stop:
@@ -246,6 +246,3 @@ class Opening:
     @property
     def _where(self) -> str:
         return self._requester.where()
-
-
-__all__ = ["FIRST_BYTES", "PAGE", "Opening"]

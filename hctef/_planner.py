@@ -167,10 +167,11 @@ class Planner:
             self.cache.release(claim)
 
     def _transfer(self, claim: Claim) -> PlanGen[None]:
-        stop = self._remnant.start if claim.start <= self._remnant.start < self._remnant.stop == claim.stop else claim.stop
-        known = claim.stop - stop
-        if known:
-            self._remnant = ByteRange(0, 0)
+        stop, remnant = claim.stop, self._remnant
+        if claim.start < remnant.stop and remnant.start < claim.stop:
+            self._remnant = ByteRange(0, 0)  # its page will be marked, and may be evicted then: it is of use just once
+            if claim.start <= remnant.start and remnant.stop == claim.stop:
+                stop = remnant.start
 
         def commit(at: int) -> None:
             if claim.cancelled or self.closed:
@@ -220,6 +221,11 @@ class Planner:
     def close(self) -> None:
         self.closed = True
         self.cancel(self.cache.all_claims())
+
+    def after_fork(self) -> None:
+        """In a child: the parent's transfers are not ours, and what came is as good here as there."""
+        self.cache.forget_claims()
+        self._slots = Slots(self.options.max_connections)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -82,3 +82,5 @@ class FetchPlan:
 
 Step = Send | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan
 type PlanGen[T] = Generator[Step, Any, T]
+NOTHING = FetchPlan()
+"""Nothing to do."""

@@ -1,0 +1,228 @@
+"""The synchronous driver: it computes each step of a generator under the file's lock, and performs it outside.
+
+`run` performs a generator in the caller's thread. Claims beyond the first of a plan run on the file's `Workers`, at most
+`max_connections` threads, which end when they are idle. No lock is held during I/O, a copy, or a caller's callable.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from hctef._http import Head
+from hctef._intervals import Claim
+from hctef._planner import Cancelled, Planner
+from hctef._steps import Call, Deliver, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
+
+log = logging.getLogger("hctef")
+
+IDLE_SECONDS = 5.0  # a thread's start costs about 50 us: not worth keeping one for long
+
+
+class Exchange(Protocol):
+    """One request at a time with a server. Raises TransportError, and nothing else of its library."""
+
+    def send(self, request: Send) -> Head:
+        """Put away the response before, send a request, return the head of its response."""
+
+    def receive(self, limit: int) -> bytes:
+        """At least one byte of the body and at most `limit`; b'' at its end."""
+
+    def drop(self) -> None:
+        """Put the response away: back into the pool where nothing is left to read, else closed."""
+
+    def abort(self) -> None:
+        """Make a `receive` that waits in another thread fail at once."""
+
+
+class Transport(Protocol):
+    """Carries requests. Holds no rule of HTTP beyond the connection."""
+
+    def exchange(self) -> Exchange:
+        """A new one; cheap."""
+
+    def after_fork(self) -> None:
+        """In a child: forget the connections, which are the parent's."""
+
+
+class Workers:
+    """Threads for transfers that run beside the caller. Daemons: a program's end does not wait for a prefetch."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._count = 0
+
+    def submit(self, task: Callable[[], None]) -> None:
+        with self._changed:
+            self._tasks.append(task)
+            if self._idle >= len(self._tasks):
+                self._changed.notify()
+                return
+            if self._count >= self._limit:
+                return
+            self._count += 1
+        try:
+            threading.Thread(target=self._work, name="hctef-transfer", daemon=True).start()
+        except BaseException:
+            with self._changed:
+                self._count -= 1
+                if self._count == 0:  # nobody would ever do it
+                    self._tasks.remove(task)
+                    raise
+            log.warning("no further thread could be started: the transfer waits for its turn")
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._tasks:
+                    self._idle += 1
+                    self._changed.wait_for(lambda: self._tasks, IDLE_SECONDS)
+                    self._idle -= 1
+                if not self._tasks:
+                    self._count -= 1
+                    return
+                task = self._tasks.popleft()
+            task()
+            del task
+
+
+class Driver:
+    """Performs the generators of one file."""
+
+    def __init__(self, planner: Planner, transport: Transport) -> None:
+        self.planner = planner
+        self.transport = transport
+        self.lock = threading.Lock()
+        self._closing = threading.Event()
+        self._workers = Workers(planner.options.max_connections)
+        self._active: set[Exchange] = set()
+
+    def run[T](self, generator: PlanGen[T]) -> T:
+        """Perform a generator to its end, and return what it returns."""
+        exchange = self.transport.exchange()
+        try:
+            return self._drive(generator, exchange, None)
+        finally:
+            self._put_away(generator, exchange)
+
+    def iterate(self, generator: PlanGen[None]) -> Iterator[bytes]:
+        """Perform a generator, and yield what it delivers."""
+        exchange = self.transport.exchange()
+        delivered: list[bytes] = []
+        value: Any = None
+        try:
+            while True:
+                try:
+                    value = self._drive(generator, exchange, delivered, value)
+                except _Delivered:
+                    yield delivered.pop()
+                    value = None
+                    continue
+                return
+        finally:
+            self._put_away(generator, exchange)
+
+    def _drive(self, generator: PlanGen[Any], exchange: Exchange, delivered: list[bytes] | None, value: Any = None) -> Any:
+        error: BaseException | None = None
+        while True:
+            try:
+                with self.lock:
+                    step = generator.send(value) if error is None else generator.throw(error)
+            except StopIteration as end:
+                return end.value
+            finally:
+                error = None  # its traceback holds this frame
+            if type(step) is Deliver and delivered is not None:
+                delivered.append(step.data)
+                raise _Delivered
+            try:
+                value = self._perform(step, exchange)
+            except BaseException as raised:
+                value, error = None, raised
+
+    def _perform(self, step: Step, exchange: Exchange) -> Any:
+        match step:
+            case Receive():
+                return exchange.receive(step.limit)
+            case Fill():
+                self.planner.arena.fill(step.start, step.data)
+            case FetchPlan():
+                self._fetch(step)
+            case Send():
+                self._active.add(exchange)
+                if self._closing.is_set():
+                    raise Cancelled
+                return exchange.send(step)
+            case Drop():
+                exchange.drop()
+            case Sleep():
+                if self._closing.wait(step.seconds):
+                    raise Cancelled
+            case Wait():
+                step.future.result()
+            case Call():
+                return step.function()
+            case Deliver():
+                raise TypeError("nobody iterates over what this generator delivers")
+        return None
+
+    def _fetch(self, plan: FetchPlan) -> None:
+        claims = plan.claims + plan.background
+        try:
+            for claim in claims[1:] if plan.claims else claims:
+                self._workers.submit(lambda claim=claim: self._transfer(claim))  # type: ignore[misc]
+            if plan.claims:
+                self._transfer(plan.claims[0])
+            for claim in plan.claims[1:]:
+                claim.wait_for_release().result()
+            for future in plan.wait:
+                future.result()
+        except BaseException:
+            with self.lock:
+                self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
+            raise
+
+    def _transfer(self, claim: Claim) -> None:
+        self.run(self.planner.transfer(claim))
+
+    def _put_away(self, generator: PlanGen[Any], exchange: Exchange) -> None:
+        with self.lock:
+            generator.close()
+        self._active.discard(exchange)
+        exchange.drop()
+
+    def close(self) -> None:
+        """Stop transfers, sleeps and waits. Returns at once; threads end by themselves."""
+        with self.lock:
+            self.planner.close()
+        self._closing.set()
+        for exchange in list(self._active):
+            exchange.abort()
+
+    def before_fork(self) -> None:
+        self.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Only the forking thread lives on here: the transfers of others are the parent's, and so are its sockets."""
+        self.lock = threading.Lock()
+        closing = threading.Event()
+        if self._closing.is_set():
+            closing.set()
+        self._closing = closing
+        self._workers = Workers(self.planner.options.max_connections)
+        self._active = set()
+        self.planner.after_fork()
+        self.transport.after_fork()
+
+
+class _Delivered(Exception):
+    """A generator delivered bytes."""

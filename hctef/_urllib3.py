@@ -1,0 +1,181 @@
+"""The synchronous transport: urllib3 carries bytes; no rule of HTTP stands here.
+
+One pool a process for all files, so that the tenth file of a host needs no handshake; a caller's pool is used and never
+closed. urllib3 hands out the connection that was used last (LIFO), the warmest one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.util import Timeout, parse_url
+
+from hctef._http import Head
+from hctef._options import Options
+from hctef._retries import TransportError
+from hctef._steps import Send
+
+DRAIN_BYTES = 16 * 1024
+"""A discarded body of up to this many bytes is read, to keep the connection; a longer one costs more than a new one."""
+
+_POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
+_pools: dict[str, urllib3.PoolManager] = {}
+_pools_lock = threading.Lock()
+
+
+def shared_pool(url: str) -> urllib3.PoolManager:
+    """The process's pool for `url`, or for the proxy that the environment names for it (as curl and urllib do)."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        proxy = ""
+    elif "://" not in proxy:
+        proxy = f"http://{proxy}"
+    with _pools_lock:
+        pool = _pools.get(proxy)
+        if pool is None:
+            if proxy:
+                auth = parse_url(proxy).auth
+                headers = urllib3.make_headers(proxy_basic_auth=auth) if auth else None
+                pool = urllib3.ProxyManager(proxy, proxy_headers=headers, num_pools=32, maxsize=_POOL_SIZE)
+            else:
+                pool = urllib3.PoolManager(num_pools=32, maxsize=_POOL_SIZE)
+            _pools[proxy] = pool
+        return pool
+
+
+def _reset() -> None:
+    """In a forked child: the connections are the parent's."""
+    global _pools_lock
+    _pools_lock = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset)
+
+
+class Urllib3Transport:
+    """Requests of one file."""
+
+    def __init__(self, options: Options) -> None:
+        self.pool: urllib3.PoolManager | None = options.pool
+        timeout = options.timeout
+        self.timeout = timeout if isinstance(timeout, Timeout) or timeout is None else Timeout(float(timeout))
+
+    def exchange(self) -> Urllib3Exchange:
+        return Urllib3Exchange(self)
+
+    def after_fork(self) -> None:
+        if self.pool is not None:
+            self.pool.clear()  # closes our copies of its sockets; the parent's stay open
+
+
+class Urllib3Exchange:
+    """One request at a time. See `_drivers.Exchange`."""
+
+    def __init__(self, transport: Urllib3Transport) -> None:
+        self._transport = transport
+        self._response: urllib3.BaseHTTPResponse | None = None
+
+    def send(self, request: Send) -> Head:
+        self.drop()
+        pool = self._transport.pool or shared_pool(request.url)
+        try:
+            self._response = pool.request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
+                timeout=self._transport.timeout,
+            )
+        except (HTTPError, OSError, ValueError) as error:
+            raise translate(error) from error
+        headers = {name.lower(): value for name, value in self._response.headers.items()}
+        return Head(self._response.status, headers)
+
+    def receive(self, limit: int) -> bytes:
+        response: Any = self._response
+        if response is None:
+            return b""
+        try:
+            data: bytes = response.read1(limit, decode_content=False)
+        except (HTTPError, OSError, ValueError, AttributeError) as error:  # AttributeError: aborted by another thread
+            self._close()
+            raise translate(error) from error
+        return data
+
+    def drop(self) -> None:
+        response: Any = self._response
+        if response is None:
+            return
+        left = response.length_remaining
+        with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
+            if response.chunked or left is None:
+                if response._fp is not None and response._fp.isclosed():  # read to its end
+                    response.release_conn()
+                    self._response = None
+            elif left <= DRAIN_BYTES:
+                response.drain_conn()
+                response.release_conn()
+                self._response = None
+        self._close()
+
+    def abort(self) -> None:
+        response: Any = self._response
+        with contextlib.suppress(Exception):  # it may end in its own thread at this moment
+            if response is not None:
+                response.shutdown()
+
+    def _close(self) -> None:
+        response, self._response = self._response, None
+        if response is not None:
+            with contextlib.suppress(HTTPError, OSError, ValueError):
+                response.close()
+                response.release_conn()
+
+
+def translate(error: Exception) -> TransportError:
+    """urllib3's exception in words that show no credential (its own messages may hold the URL)."""
+    if isinstance(error, ProxyError):
+        return TransportError("the proxy cannot be reached or refuses", connect=True)
+    if isinstance(error, NameResolutionError):
+        return TransportError("the host's name cannot be resolved", connect=True)
+    if isinstance(error, ConnectTimeoutError | NewConnectionError):
+        cause = error.__cause__
+        why = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "timeout"
+        return TransportError(f"no connection: {why}", connect=True)
+    if isinstance(error, SSLError):
+        reason = getattr(error.args[0] if error.args else None, "verify_message", None)
+        if reason:
+            return TransportError(f"TLS: the certificate is not trusted: {reason}", final=True)
+        return TransportError(f"TLS failed: {getattr(error.args[0], 'reason', None) or 'protocol error'}", connect=True)
+    if isinstance(error, ReadTimeoutError | TimeoutError):
+        return TransportError("no byte came within the timeout")
+    if isinstance(error, LocationValueError | ValueError) and not isinstance(error, ProtocolError):
+        return TransportError(f"no request can be made of the URL ({type(error).__name__})", final=True)
+    cause = error.args[-1] if isinstance(error, ProtocolError) and error.args else error
+    if isinstance(cause, OSError) and cause.errno:
+        return TransportError(f"the connection broke: {os.strerror(cause.errno)}")
+    return TransportError(f"the connection broke ({type(cause).__name__})")
