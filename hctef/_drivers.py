@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from hctef._http import Head
@@ -105,46 +105,40 @@ class Driver:
 
     def run[T](self, generator: PlanGen[T]) -> T:
         """Perform a generator to its end, and return what it returns."""
-        exchange = self.transport.exchange()
         try:
-            return self._drive(generator, exchange, None)
-        finally:
-            self._put_away(generator, exchange)
+            next(self.iterate(generator))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        raise TypeError("nobody iterates over what this generator delivers")
 
-    def iterate(self, generator: PlanGen[None]) -> Iterator[bytes]:
+    def iterate[T](self, generator: PlanGen[T]) -> Generator[bytes, None, T]:
         """Perform a generator, and yield what it delivers."""
         exchange = self.transport.exchange()
-        delivered: list[bytes] = []
         value: Any = None
+        error: BaseException | None = None
         try:
             while True:
                 try:
-                    value = self._drive(generator, exchange, delivered, value)
-                except _Delivered:
-                    yield delivered.pop()
-                    value = None
+                    with self.lock:
+                        step = generator.send(value) if error is None else generator.throw(error)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                value = error = None
+                if type(step) is Deliver:
+                    yield step.data
                     continue
-                return
+                try:
+                    value = self._perform(step, exchange)
+                except BaseException as raised:
+                    error = raised
         finally:
-            self._put_away(generator, exchange)
-
-    def _drive(self, generator: PlanGen[Any], exchange: Exchange, delivered: list[bytes] | None, value: Any = None) -> Any:
-        error: BaseException | None = None
-        while True:
-            try:
-                with self.lock:
-                    step = generator.send(value) if error is None else generator.throw(error)
-            except StopIteration as end:
-                return end.value
-            finally:
-                error = None  # its traceback holds this frame
-            if type(step) is Deliver and delivered is not None:
-                delivered.append(step.data)
-                raise _Delivered
-            try:
-                value = self._perform(step, exchange)
-            except BaseException as raised:
-                value, error = None, raised
+            error = None  # its traceback holds this frame
+            with self.lock:
+                generator.close()
+            self._active.discard(exchange)
+            exchange.drop()
 
     def _perform(self, step: Step, exchange: Exchange) -> Any:
         match step:
@@ -168,8 +162,6 @@ class Driver:
                 step.future.result()
             case Call():
                 return step.function()
-            case Deliver():
-                raise TypeError("nobody iterates over what this generator delivers")
         return None
 
     def _fetch(self, plan: FetchPlan) -> None:
@@ -190,12 +182,6 @@ class Driver:
 
     def _transfer(self, claim: Claim) -> None:
         self.run(self.planner.transfer(claim))
-
-    def _put_away(self, generator: PlanGen[Any], exchange: Exchange) -> None:
-        with self.lock:
-            generator.close()
-        self._active.discard(exchange)
-        exchange.drop()
 
     def close(self) -> None:
         """Stop transfers, sleeps and waits. Returns at once; threads end by themselves."""
@@ -222,7 +208,3 @@ class Driver:
         self._active = set()
         self.planner.after_fork()
         self.transport.after_fork()
-
-
-class _Delivered(Exception):
-    """A generator delivered bytes."""

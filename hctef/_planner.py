@@ -70,12 +70,25 @@ class Planner:
 
     # reading
 
-    def read(self, start: int, stop: int) -> PlanGen[Interval | None]:
-        """Make `[start, stop)` resident. Returns the pin that keeps it so until `unpin`; None where there is none to keep."""
+    def read(self, start: int, stop: int, ahead: int = 0) -> PlanGen[Interval | None]:
+        """Make `[start, stop)` resident, and ask for what is before `ahead` with it.
+
+        Returns the pin that keeps it so until `unpin`; None where there is nothing to keep.
+        """
+        self._check_open()
         if stop <= start:
             return None
         pin = self.pin(start, stop)
+        self.stats.bytes_read += stop - start
         try:
+            if self.pages.resident(start, stop):
+                self.stats.hits += 1
+                return pin
+            self.stats.misses += 1
+            if stop < ahead:
+                claims = self._claim(self._missing([ByteRange(start, min(ahead, self.size, start + self.window))]))
+                mine = tuple(claim for claim in claims if claim.start < stop)
+                yield FetchPlan(claims=mine, background=claims[len(mine) :])
             yield from self.fetch([ByteRange(start, stop)])
         except BaseException:
             self.unpin(pin)

@@ -1,0 +1,221 @@
+"""Remote: one open remote file. Files, their clones and buffers are readers of the same Remote: pages, pool, metadata.
+
+It joins the planner (what), the driver (how) and the arena (where), and outlives each reader that uses it: the last one
+to be closed closes it. The memory goes when nothing refers to it any longer: views keep it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from intervaltree import Interval
+
+from hctef._arena import AnonymousArena
+from hctef._drivers import Driver
+from hctef._http import Validator
+from hctef._opening import Opening
+from hctef._options import Options, UrlSource
+from hctef._planner import Cancelled, Planner
+from hctef._ranges import ByteRange
+from hctef._stats import Stats
+from hctef._steps import PlanGen
+from hctef._urllib3 import Urllib3Transport
+from hctef.exceptions import RemoteFileChangedError
+
+CLOSED = "I/O operation on closed file"
+
+
+class Remote:
+    """An open remote file. Thread-safe."""
+
+    def __init__(self, source: UrlSource, options: Options, hint: str = "") -> None:
+        """Raises HctefUrlError: `source` is not an http(s) URL."""
+        self.source = source
+        self.options = options
+        self.planner = Planner(source, options, AnonymousArena)
+        self.planner.requester.hint = hint
+        self.driver = Driver(self.planner, Urllib3Transport(options))
+        self._users = 0
+        self._users_lock = threading.Lock()
+        self._unpinned: deque[Interval] = deque()
+        _remotes.add(self)
+
+    def open(self) -> None:
+        """Find the size and the validator. See `Opening.run` for what it raises."""
+        try:
+            self.driver.run(Opening(self.planner).run())
+        except BaseException:
+            self.driver.close()
+            raise
+
+    def expect(self, size: int, validator: Validator) -> None:
+        """Raises RemoteFileChangedError: the file that was opened is not the one that a pickle speaks of."""
+        seen = self.planner.requester.validator
+        strict = self.options.validate == "strict"
+        if size != self.size or (strict and not validator.agrees(seen)):
+            message = f"{self.planner.requester.where()}: the file changed since it was pickled: it was {validator} of {size} "
+            raise RemoteFileChangedError(message + f"bytes, now it is {seen} of {self.size} bytes")
+
+    @property
+    def size(self) -> int:
+        return self.planner.size
+
+    @property
+    def validator(self) -> Validator:
+        return self.planner.requester.validator
+
+    @property
+    def url(self) -> str:
+        """The URL in use, without userinfo."""
+        url = self.planner.requester.url
+        return url.request if url else ""
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without userinfo and query values: for reprs and messages."""
+        return self.planner.requester.where()
+
+    # readers
+
+    def retain(self) -> None:
+        with self._users_lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """A reader was closed. The last one stops what is in flight."""
+        with self._users_lock:
+            self._users -= 1
+            last = self._users == 0
+        if last:
+            self.driver.close()
+            _remotes.discard(self)
+
+    # reading
+
+    def load(self, start: int, stop: int, ahead: int = 0) -> Interval | None:
+        """Make `[start, stop)` resident, pinned until `unpin`; what lies before `ahead` is fetched with it."""
+        return self._wait_for(self.planner.read(start, stop, ahead))
+
+    def copy(self, start: int, stop: int, ahead: int = 0) -> bytes:
+        """The bytes `[start, stop)`, fetched where they are absent. Under a bound on memory, window by window."""
+        window = self.planner.window
+        if stop - start <= window:
+            pin = self.load(start, stop, ahead)
+            try:
+                return self.planner.arena.bytes[start:stop]
+            finally:
+                self.unpin(pin)
+        whole = bytearray(stop - start)
+        self.copy_into(memoryview(whole), start)
+        return bytes(whole)
+
+    def copy_into(self, target: memoryview, start: int, ahead: int = 0) -> None:
+        """Fill `target` (bytes) with what begins at `start`."""
+        at, stop, window = start, start + len(target), self.planner.window
+        with memoryview(self.planner.arena.bytes) as source:
+            while at < stop:
+                end = min(stop, at + window)
+                pin = self.load(at, end, ahead)
+                try:
+                    target[at - start : end - start] = source[at:end]
+                finally:
+                    self.unpin(pin)
+                at = end
+
+    def touch(self, start: int, stop: int) -> None:
+        """A long hit under a bound on memory: set the reference bits."""
+        with self.driver.lock:
+            if self.planner.pages.resident(start, stop):
+                self.planner.pages.touch(start, stop)
+
+    def unpin(self, pin: Interval | None) -> None:
+        """Let a pin go. Never blocks on the file's lock: it may be called by the garbage collector, which may hold it."""
+        if pin is None:
+            return
+        self._unpinned.append(pin)
+        while self._unpinned and self.driver.lock.acquire(blocking=False):
+            try:
+                while self._unpinned:
+                    self.planner.unpin(self._unpinned.popleft())
+            finally:
+                self.driver.lock.release()
+
+    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> int:
+        """See `Planner.prefetch`."""
+        return self._wait_for(self.planner.prefetch(ranges, wait=wait))
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """See `Planner.stream`."""
+        return self.driver.iterate(self.planner.stream(start, stop))
+
+    def evict(self, start: int, stop: int) -> None:
+        with self.driver.lock:
+            self.planner.evict(start, stop)
+
+    def pin_forever(self) -> None:
+        """All of the file is resident, and a view of it went out that nobody keeps account of."""
+        with self.driver.lock:
+            self.planner.pin(0, self.size)
+
+    def resident_ranges(self) -> list[tuple[int, int]]:
+        with self.driver.lock:
+            return [(run.start, run.stop) for run in self.planner.pages.runs()]
+
+    @property
+    def resident_bytes(self) -> int:
+        return self.planner.pages.resident_bytes
+
+    def stats(self) -> Stats:
+        with self.driver.lock:
+            return self.planner.stats + Stats()
+
+    def count(self, hits: int, bytes_read: int) -> None:
+        """A reader that ends hands over what it counted."""
+        with self.driver.lock:
+            self.planner.stats.hits += hits
+            self.planner.stats.bytes_read += bytes_read
+
+    def _wait_for(self, generator: PlanGen[Any]) -> Any:
+        begin = time.perf_counter()
+        try:
+            return self.driver.run(generator)
+        except Cancelled:
+            raise ValueError(CLOSED) from None
+        finally:
+            self.planner.stats.seconds_waited += time.perf_counter() - begin
+
+
+_remotes: weakref.WeakSet[Remote] = weakref.WeakSet()
+_forking: list[Remote] = []
+
+
+def _before_fork() -> None:
+    """No thread is in the middle of a table when the process is copied."""
+    _forking[:] = sorted(_remotes, key=id)
+    for remote in _forking:
+        remote.driver.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for remote in _forking:
+        remote.driver.after_fork_in_parent()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
+    for remote in _forking:
+        remote._users_lock = threading.Lock()
+        remote.driver.after_fork_in_child()
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
