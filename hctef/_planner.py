@@ -89,6 +89,7 @@ class Planner:
                 claims = self._claim(self._missing([ByteRange(start, min(ahead, self.size, start + self.window))]))
                 mine = tuple(claim for claim in claims if claim.start < stop)
                 yield FetchPlan(claims=mine, background=claims[len(mine) :])
+                _raise_first(mine)
             yield from self.fetch([ByteRange(start, stop)])
         except BaseException:
             self.unpin(pin)
@@ -105,9 +106,7 @@ class Planner:
             claims = self._claim(missing)
             if claims:
                 yield FetchPlan(claims=claims)
-                for claim in claims:
-                    if claim.error is not None:
-                        raise claim.error
+                _raise_first(claims)
             else:
                 self.stats.waits += 1
                 yield FetchPlan(wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run)))
@@ -123,9 +122,7 @@ class Planner:
             return count
         if claims:
             yield FetchPlan(claims=claims)
-            for claim in claims:
-                if claim.error is not None:
-                    raise claim.error
+            _raise_first(claims)
         if self.options.max_resident_bytes is None:
             yield from self.fetch(wanted)  # what others were fetching
         return count
@@ -324,3 +321,10 @@ class Planner:
                 self.epoch[0] += 1  # before the bytes go: who copied meanwhile will see that it changed
                 self.arena.evict(*part)
                 self.stats.evictions += 1
+
+
+def _raise_first(claims: Iterable[Claim]) -> None:
+    """Raise the error of the first transfer that failed."""
+    for claim in claims:
+        if claim.error is not None:
+            raise claim.error

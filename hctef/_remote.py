@@ -141,10 +141,14 @@ class Remote:
         self._unpinned.append(pin)
         while self._unpinned and self.driver.lock.acquire(blocking=False):
             try:
-                while self._unpinned:
-                    self.planner.unpin(self._unpinned.popleft())
+                self._let_go()
             finally:
                 self.driver.lock.release()
+
+    def _let_go(self) -> None:
+        """Under the lock: what `unpin` was told while somebody else held it."""
+        while self._unpinned:
+            self.planner.unpin(self._unpinned.popleft())
 
     def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> int:
         """See `Planner.prefetch`."""
@@ -156,6 +160,7 @@ class Remote:
 
     def evict(self, start: int, stop: int) -> None:
         with self.driver.lock:
+            self._let_go()
             self.planner.evict(start, stop)
 
     def pin_forever(self) -> None:
@@ -183,12 +188,16 @@ class Remote:
 
     def _wait_for(self, generator: PlanGen[Any]) -> Any:
         begin = time.perf_counter()
+        if self._unpinned:
+            with self.driver.lock:
+                self._let_go()
         try:
             return self.driver.run(generator)
         except Cancelled:
             raise ValueError(CLOSED) from None
         finally:
-            self.planner.stats.seconds_waited += time.perf_counter() - begin
+            with self.driver.lock:
+                self.planner.stats.seconds_waited += time.perf_counter() - begin
 
 
 _remotes: weakref.WeakSet[Remote] = weakref.WeakSet()

@@ -1,0 +1,45 @@
+"""What a position in a file may be, and how much a read asks for: the rules of `io`, once for every class. Pure."""
+
+from __future__ import annotations
+
+import io
+import operator
+from typing import Any, SupportsIndex
+
+
+def sought(position: int, size: int, offset: SupportsIndex, whence: int) -> int:
+    """Where `seek(offset, whence)` leads, as in `io.BytesIO` (an end before 0 is cut off at 0 for whence 1 and 2 there,
+    and an error for files: files are followed).
+
+    Raises:
+        ValueError: a negative position, or a whence that is not 0, 1 or 2.
+        TypeError: the offset is not an integer.
+    """
+    target = operator.index(offset)
+    if whence == io.SEEK_CUR:
+        target += position
+    elif whence == io.SEEK_END:
+        target += size
+    elif whence != io.SEEK_SET:
+        raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+    if target < 0:
+        raise ValueError(f"negative seek position {target}")
+    return target
+
+
+def read_stop(position: int, size: int, count: SupportsIndex | None) -> int:
+    """Where a read of `count` bytes (None or negative: all) from `position` ends; not before `position`.
+
+    Raises TypeError: `count` is neither None nor an integer.
+    """
+    length = -1 if count is None else operator.index(count)
+    stop = size if length < 0 else min(size, position + length)
+    return max(position, stop)
+
+
+def writable_bytes(target: Any) -> memoryview:
+    """`target` as bytes to fill. Raises TypeError: it has no writable, contiguous buffer."""
+    view = memoryview(target)
+    if view.readonly:
+        raise TypeError("readinto() needs a writable buffer")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())

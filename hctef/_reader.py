@@ -1,0 +1,265 @@
+"""Reader: what HttpFile and RemoteBuffer have in common: a Remote, the way of a hit, options, pickling, repr.
+
+The way of a hit: the page table's bytes are looked at and the mapping is sliced without a lock. Under the GIL nothing can
+come between two bytecodes that are no call, so a short hit (two pages at most) cannot meet an eviction; a longer one
+checks afterwards that no eviction happened meanwhile (`epoch`), and goes the locked way if one did.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self, SupportsIndex
+
+from hctef._http import Validator, checked_headers, is_secret, parse_url
+from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
+from hctef._pages import PageTable
+from hctef._ranges import PAGE, ByteRange, checked_lengths, checked_range
+from hctef._readahead import Readahead
+from hctef._remote import CLOSED, Remote
+from hctef._repr import reader_html, reader_text
+from hctef._stats import Stats
+
+SHIFT = PAGE.bit_length() - 1
+"""`offset >> SHIFT` is the page."""
+
+_NOWHERE = PageTable(0).rows
+
+
+class Reader:
+    """One reader of a remote file. Subclasses say how it is read."""
+
+    _kind = "Reader"
+    _buffer = False
+
+    _remote: Remote | None
+    _pickled: tuple[int, Validator, str] | None
+
+    def _start(self, url: UrlSource, options: Mapping[str, Any]) -> None:
+        """Check the arguments, and open."""
+        self._detach()
+        self._source = url
+        self._options = make_options(self._kind, options, buffer=self._buffer)
+        remote = Remote(url, self._options)
+        remote.open()
+        self._attach(remote)
+
+    def _blank(self, source: UrlSource, options: Options) -> None:
+        """The state of a reader that is not open."""
+        self._detach()
+        self._source = source
+        self._options = options
+
+    def _attach(self, remote: Remote) -> None:
+        """Read `remote` from now on."""
+        remote.retain()
+        planner = remote.planner
+        self._source = remote.source
+        self._remote = remote
+        self._pickled = None
+        self._bounded = remote.options.max_resident_bytes is not None
+        self._readahead = Readahead(remote.options.readahead)
+        self._bytes = planner.arena.bytes
+        self._rows = planner.pages.rows
+        self._epoch = planner.epoch
+        self._size = planner.size
+        _counters.setdefault(remote, weakref.WeakSet()).add(self)
+
+    def _detach(self) -> None:
+        """Closed: no hit is possible, each slow way raises."""
+        self._remote = None
+        self._pickled = None
+        self._size = -1
+        self._rows = self._bytes = _NOWHERE
+        self._bounded = False
+        self._epoch = [0]
+        self._hits = self._hit_bytes = 0
+        self._position = 0
+
+    def _release(self) -> None:
+        """Close: idempotent, and safe from a half-built object's `__del__`."""
+        remote = getattr(self, "_remote", None)
+        hits, hit_bytes = getattr(self, "_hits", 0), getattr(self, "_hit_bytes", 0)
+        position = getattr(self, "_position", 0)
+        self._detach()
+        self._position = position
+        if remote is not None:
+            remote.count(hits, hit_bytes)
+            remote.release()
+
+    def _open(self) -> Remote:
+        """The Remote. Opens what came by pickle. Raises ValueError: closed."""
+        if self._remote is not None:
+            return self._remote
+        if self._pickled is None:
+            raise ValueError(CLOSED)
+        with _reopening:
+            if self._remote is None and self._pickled is not None:
+                size, validator, hint = self._pickled
+                position = self._position
+                remote = Remote(self._source, self._options, hint)
+                remote.open()
+                remote.retain()
+                try:
+                    remote.expect(size, validator)
+                    self._attach(remote)
+                finally:
+                    remote.release()
+                self._position = position
+        return self._open()
+
+    # reading
+
+    def _copy(self, start: int, stop: int) -> bytes:
+        """The bytes `[start, stop)`, `start < stop`, both inside the file."""
+        remote = self._remote or self._open()
+        epoch = self._epoch
+        before = epoch[0]
+        if self._rows.find(b"\0", start >> SHIFT, ((stop - 1) >> SHIFT) + 1) < 0:
+            data = self._bytes[start:stop]
+            if epoch[0] == before:
+                self._hits += 1
+                self._hit_bytes += stop - start
+                if self._bounded:
+                    remote.touch(start, stop)
+                return data
+        return remote.copy(start, stop, self._readahead.missed(start, stop))
+
+    def _resident_end(self, start: int, stop: int) -> int:
+        """How far from `start` bytes are resident at this moment, at most `stop`."""
+        hole = self._rows.find(b"\0", start >> SHIFT, ((stop - 1) >> SHIFT) + 1)
+        return stop if hole < 0 else max(start, hole << SHIFT)
+
+    # what both show
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file. Raises ValueError: closed."""
+        return self._open().size
+
+    @property
+    def url(self) -> str:
+        """The URL as last resolved, without userinfo."""
+        return self._remote.url if self._remote else "" if callable(self._source) else parse_url(self._source).request
+
+    @property
+    def validator(self) -> str | None:
+        """What tells this version of the file from others: 'ETag "…"' or 'Last-Modified …'; None where the server gives none."""
+        validator = self._open().validator
+        return str(validator) if validator else None
+
+    @property
+    def stats(self) -> Stats:
+        """What the file has cost so far, over all readers of its pages: a snapshot."""
+        remote = self._open()
+        total = remote.stats()
+        for reader in list(_counters.get(remote, ())):
+            total.hits += reader._hits
+            total.bytes_read += reader._hit_bytes
+        return total
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the file that are in memory."""
+        return self._open().resident_bytes
+
+    def resident_ranges(self) -> list[tuple[int, int]]:
+        """The `(start, stop)` ranges that are in memory, sorted, whole pages."""
+        return self._open().resident_ranges()
+
+    def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
+        """Fetch `(offset, length)` ranges: near ones in one request, up to `max_connections` requests at once.
+
+        Args:
+            ranges: pairs of bytes, in any order; they may overlap.
+            wait: False returns at once, and the bytes come behind the caller.
+
+        Returns:
+            The number of bytes newly requested.
+
+        Raises:
+            ValueError: a range that is not inside the file, or the file is closed.
+            HctefNetworkError: they could not be fetched.
+        """
+        remote = self._open()
+        return remote.prefetch(checked_lengths(ranges, remote.size), wait=wait)
+
+    def evict(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> None:
+        """Give the memory of the pages of `[start, stop)` back; those that a live view needs stay. They are fetched again when needed."""
+        remote = self._open()
+        remote.evict(*checked_range(start, stop, remote.size))
+
+    def _fetch_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[ByteRange]:
+        """Check `(start, stop)` ranges, and fetch them together where there is room for all of them."""
+        remote = self._open()
+        checked = [checked_range(start, stop, remote.size) for start, stop in ranges]
+        if sum(item.length for item in checked) <= remote.planner.window and len(checked) > 1:
+            remote.prefetch(checked, wait=True)
+        return checked
+
+    def __repr__(self) -> str:
+        remote = self._remote
+        if remote is None:
+            where = "" if callable(self._source) else parse_url(self._source).safe
+            return reader_text(self._kind, where, None, 0, "closed" if self._pickled is None else "not open yet")
+        return reader_text(self._kind, remote.safe_url, remote.size, remote.resident_bytes, "")
+
+    def _repr_html_(self) -> str:
+        remote = self._remote
+        if remote is None:
+            return reader_html(repr(self), None, "", 0, [], None)
+        validator = self.validator or "none"
+        return reader_html(
+            f"{self._kind} {remote.safe_url}", remote.size, validator, remote.resident_bytes, self.resident_ranges(), self.stats
+        )
+
+    # pickling
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """URL, options, position and validator. Credentials stay here: userinfo, headers that look like one, the pool."""
+        remote = self._open()
+        options = remote.options.changed()
+        options.pop("pool", None)
+        hint = ""
+        headers = options.get("headers")
+        if isinstance(headers, Mapping):
+            kept = {name: value for name, value in checked_headers(headers).items() if not is_secret(name)}
+            if len(kept) < len(headers):
+                hint = "its credentials were not pickled: open it with headers=… there"
+            options["headers"] = kept
+        source = self._source
+        if isinstance(source, str):
+            url = parse_url(source)
+            if url.authorization:
+                hint = "its credentials were not pickled: open it with headers=… there"
+            source = url.request
+        state = (source, options, self._position, remote.size, remote.validator, hint)
+        return _unpickle, (type(self), *state)
+
+    def __copy__(self) -> Self:
+        raise TypeError(f"a {self._kind} cannot be copied; clone() gives another cursor on the same pages")
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()
+
+
+def _unpickle(
+    kind: type[Reader], source: UrlSource, options: dict[str, Any], position: int, size: int, validator: Validator, hint: str
+) -> Reader:
+    """A reader that opens on first use, and refuses a file that changed."""
+    reader = kind.__new__(kind)
+    reader._blank(source, Options(**options))
+    reader._pickled = (size, validator, hint)
+    reader._position = position
+    return reader
+
+
+def options_for(remote: Remote, *, buffer: bool) -> Options:
+    """The Remote's options for a reader of either kind."""
+    given = remote.options.changed()
+    return Options(**(given if buffer else {k: v for k, v in given.items() if k not in BUFFER_ONLY}))
+
+
+_counters: weakref.WeakKeyDictionary[Remote, weakref.WeakSet[Reader]] = weakref.WeakKeyDictionary()
+_reopening = threading.RLock()
