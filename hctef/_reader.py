@@ -8,7 +8,6 @@ checks afterwards that no eviction happened meanwhile (`epoch`), and goes the lo
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, SupportsIndex
 
@@ -64,7 +63,7 @@ class Reader:
         self._rows = planner.pages.rows
         self._epoch = planner.epoch
         self._size = planner.size
-        _counters.setdefault(remote, weakref.WeakSet()).add(self)
+        remote.readers.add(self)
 
     def _detach(self) -> None:
         """Closed: no hit is possible, each slow way raises."""
@@ -154,7 +153,7 @@ class Reader:
         """What the file has cost so far, over all readers of its pages: a snapshot."""
         remote = self._open()
         total = remote.stats()
-        for reader in list(_counters.get(remote, ())):
+        for reader in list(remote.readers):
             total.hits += reader._hits
             total.bytes_read += reader._hit_bytes
         return total
@@ -261,5 +260,4 @@ def options_for(remote: Remote, *, buffer: bool) -> Options:
     return Options(**(given if buffer else {k: v for k, v in given.items() if k not in BUFFER_ONLY}))
 
 
-_counters: weakref.WeakKeyDictionary[Remote, weakref.WeakSet[Reader]] = weakref.WeakKeyDictionary()
 _reopening = threading.RLock()

@@ -41,6 +41,8 @@ class Remote:
         self.planner = Planner(source, options, AnonymousArena)
         self.planner.requester.hint = hint
         self.driver = Driver(self.planner, Urllib3Transport(options))
+        self.readers: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Those that count hits for `stats`."""
         self._users = 0
         self._users_lock = threading.Lock()
         self._unpinned: deque[Interval] = deque()

@@ -1,0 +1,316 @@
+"""HttpFile: a remote file as an open file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack
+
+from hctef._cursor import read_stop, sought, writable_bytes
+from hctef._options import FileOptions, UrlSource
+from hctef._ranges import PAGE, checked_range
+from hctef._reader import SHIFT, Reader, options_for
+from hctef._remote import CLOSED, Remote
+
+if TYPE_CHECKING:
+    from hctef.remote_buffer import RemoteBuffer
+
+_LINE_BYTES = 64 * 1024  # a search for a line's end looks at this many bytes first, then at twice as many …
+_LINE_BYTES_MOST = 1024 * 1024
+
+
+class HttpFile(Reader, io.BufferedIOBase):
+    """A file behind an http(s) URL, read like one opened 'rb'. It opens on construction.
+
+    Bytes are fetched by Range requests when something reads them, each at most once, and kept in memory (at most
+    `max_resident_bytes`). Safe to share between threads; for a position of its own each thread takes a `clone()`.
+
+    Args:
+        url: an http(s) URL, or a callable that returns one and is asked again when the server says that it has expired.
+        options: `FileOptions`; their meaning and defaults stand at `hctef._options.Options`, `prefetch_bytes` is 1 MiB.
+
+    Raises:
+        HctefUrlError: not an http(s) URL, or headers that cannot be sent.
+        TypeError, ValueError: an option that does not exist, or a value that it cannot have.
+        RemoteFileNotFoundError, RemotePermissionError, RangeRequestsUnsupportedError, HctefNetworkError: what the
+            server answered, or that it did not.
+    """
+
+    _kind = "HttpFile"
+    mode = "rb"
+
+    def __init__(self, url: UrlSource, **options: Unpack[FileOptions]) -> None:
+        self._start(url, options)
+
+    def open(self) -> Self:
+        """This file, open: as it is where it is open, opened anew (at position 0) where it was closed."""
+        if self._remote is None and self._pickled is None:
+            given = self._options.changed()
+            self._start(self._source, {"prefetch_bytes": self._options.prefetch_bytes, **given})
+        return self
+
+    def clone(self) -> HttpFile:
+        """Another cursor on the same pages, at the same position: no request, its own position from here on."""
+        clone = _on(self._open())
+        clone._position = self._position
+        return clone
+
+    @property
+    def buffer(self) -> RemoteBuffer:
+        """The RemoteBuffer on the same pages; closed with this file."""
+        from hctef.remote_buffer import buffer_on  # each of the two makes the other
+
+        remote = self._open()
+        if self._own_buffer is None or self._own_buffer.closed:
+            self._own_buffer = buffer_on(remote)
+        return self._own_buffer
+
+    _own_buffer: RemoteBuffer | None = None
+
+    # position
+
+    def seek(self, offset: SupportsIndex, whence: int = 0, /) -> int:
+        """Set the position, which may lie past the end. Raises ValueError: negative, or closed."""
+        if whence == 0 and type(offset) is int and offset >= 0 and self._size >= 0:
+            self._position = offset
+            return offset
+        remote = self._open()
+        self._position = position = sought(self._position, remote.size, offset, whence)
+        return position
+
+    def tell(self) -> int:
+        """The position. Raises ValueError: closed."""
+        self._open()
+        return self._position
+
+    # reading
+
+    def read(self, size: SupportsIndex | None = -1, /) -> bytes:
+        """Read `size` bytes, fewer at the end only; all that is left for None or a negative number.
+
+        Raises:
+            ValueError: the file is closed.
+            HctefNetworkError: the bytes could not be fetched; the position stays.
+        """
+        if type(size) is int and 0 < size <= PAGE:
+            start = self._position
+            stop = start + size
+            rows = self._rows
+            if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
+                data = self._bytes[start:stop]
+                if self._bounded:
+                    rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
+                self._position = stop
+                self._hits += 1
+                self._hit_bytes += size
+                return data
+        remote = self._open()
+        start = self._position
+        stop = read_stop(start, remote.size, size)
+        if stop == start:
+            return b""
+        self._position = stop
+        try:
+            return self._copy(start, stop)
+        except BaseException:
+            self._position = start
+            raise
+
+    def read1(self, size: SupportsIndex = -1, /) -> bytes:
+        """Read up to `size` bytes; for a negative number what is at hand, or one request's worth."""
+        if size.__index__() >= 0:
+            return self.read(size)
+        remote = self._open()
+        start = self._position
+        if start >= remote.size:
+            return b""
+        stop = self._resident_end(start, min(remote.size, start + _LINE_BYTES))
+        return self.read(stop - start if stop > start else remote.options.minimum_range_request_bytes)
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into a writable buffer. Returns the number of bytes, fewer than its length at the end only."""
+        remote = self._open()
+        target = writable_bytes(buffer)
+        start = self._position
+        stop = read_stop(start, remote.size, len(target))
+        if stop == start:
+            return 0
+        self._position = stop
+        try:
+            epoch, before = self._epoch, self._epoch[0]
+            if self._resident_end(start, stop) == stop:
+                with memoryview(self._bytes) as source:
+                    target[: stop - start] = source[start:stop]
+                if epoch[0] == before:
+                    self._hits += 1
+                    self._hit_bytes += stop - start
+                    if self._bounded:
+                        remote.touch(start, stop)
+                    return stop - start
+            remote.copy_into(target[: stop - start], start, self._readahead.missed(start, stop))
+        except BaseException:
+            self._position = start
+            raise
+        return stop - start
+
+    def readinto1(self, buffer: Any, /) -> int:
+        """As `readinto`."""
+        return self.readinto(buffer)
+
+    def peek(self, size: int = 0, /) -> bytes:
+        """At least one byte from the position, more where they are at hand, b'' at the end. The position stays."""
+        remote = self._open()
+        start = self._position
+        if start >= remote.size:
+            return b""
+        page_end = min(remote.size, (start - start % PAGE) + PAGE)
+        return self._copy(start, max(page_end, min(remote.size, start + max(0, size))))
+
+    def readline(self, size: SupportsIndex | None = -1, /) -> bytes:
+        """Read up to and including b'\\n', or `size` bytes."""
+        remote = self._open()
+        start = at = self._position
+        stop = read_stop(start, remote.size, size)
+        if stop == start:
+            return b""
+        epoch, before = self._epoch, self._epoch[0]
+        near = self._resident_end(start, min(stop, start + _LINE_BYTES))
+        end = self._bytes.find(b"\n", start, near) + 1
+        if end or near == stop:
+            end = end or stop
+            line = self._bytes[start:end]
+            if epoch[0] == before:
+                self._position = end
+                self._hits += 1
+                self._hit_bytes += end - start
+                return line
+        pieces: list[bytes] = []
+        window = _LINE_BYTES
+        while at < stop:
+            piece = self._copy(at, min(stop, at + window))
+            end = piece.find(b"\n") + 1
+            if end:
+                pieces.append(piece[:end])
+                at += end
+                break
+            pieces.append(piece)
+            at += len(piece)
+            window = min(2 * window, _LINE_BYTES_MOST)
+        self._position = at
+        return b"".join(pieces)
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
+        """The bytes of `(start, stop)` ranges, in their order: near ones in one request, several requests at once.
+
+        Raises:
+            ValueError: a range that is not inside the file, or the file is closed.
+            HctefNetworkError: they could not be fetched.
+        """
+        return [self._copy(start, stop) if start < stop else b"" for start, stop in self._fetch_ranges(ranges)]
+
+    def stream(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> Iterator[bytes]:
+        """Iterate over the bytes of `[start, stop)`, in pieces of any size, past the cache: for one long pass.
+
+        Raises:
+            ValueError: not inside the file, or closed.
+            HctefNetworkError: they could not be fetched.
+        """
+        remote = self._open()
+        return remote.stream(*checked_range(start, stop, remote.size))
+
+    def copy_to(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole file to `path`, which appears complete or not at all.
+
+        Raises:
+            HctefNetworkError: the bytes could not be fetched.
+            OSError: the file cannot be written.
+        """
+        target = Path(path)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as partial:
+            try:
+                for piece in self.stream():
+                    partial.write(piece)
+                partial.close()
+                if target.exists():
+                    Path(partial.name).chmod(target.stat().st_mode & 0o777)
+                else:
+                    mask = os.umask(0)
+                    os.umask(mask)
+                    Path(partial.name).chmod(0o666 & ~mask)
+                Path(partial.name).replace(target)
+            except BaseException:
+                Path(partial.name).unlink(missing_ok=True)
+                raise
+
+    # what files have
+
+    def readable(self) -> bool:
+        self._open()
+        return True
+
+    def seekable(self) -> bool:
+        self._open()
+        return True
+
+    def writable(self) -> bool:
+        self._open()
+        return False
+
+    def isatty(self) -> bool:
+        self._open()
+        return False
+
+    def flush(self) -> None:
+        """Nothing to write. Raises ValueError: closed."""
+        self._open()
+
+    def fileno(self) -> int:
+        """Raises io.UnsupportedOperation: no descriptor stands for a remote file."""
+        raise io.UnsupportedOperation("fileno: an HttpFile has no file descriptor")
+
+    @property
+    def name(self) -> str:
+        """The URL without userinfo and query values."""
+        return self._remote.safe_url if self._remote else repr(self)
+
+    @property
+    def closed(self) -> bool:
+        return getattr(self, "_remote", None) is None and getattr(self, "_pickled", None) is None
+
+    def close(self) -> None:
+        """Close. Idempotent; clones and views live on. What is being fetched for this file alone is stopped."""
+        own, self._own_buffer = self._own_buffer, None
+        if own is not None:
+            own.close()
+        self._release()
+
+    def __enter__(self) -> Self:
+        if self.closed:
+            raise ValueError(CLOSED)
+        return self
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
+            self.close()
+
+
+def _on(remote: Remote) -> HttpFile:
+    """An HttpFile on pages that are open already."""
+    file = HttpFile.__new__(HttpFile)
+    file._blank(remote.source, options_for(remote, buffer=False))
+    file._attach(remote)
+    return file
+
+
+file_on = _on
+"""For RemoteBuffer.file()."""

@@ -1,0 +1,399 @@
+"""RemoteBuffer: a remote file as an mmap."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import mmap
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
+
+from hctef._cursor import read_stop, sought
+from hctef._options import BufferOptions, UrlSource
+from hctef._ranges import PAGE, ByteRange, checked_range
+from hctef._reader import SHIFT, Reader, options_for
+from hctef._readahead import LARGEST_WINDOW
+from hctef._remote import CLOSED, Remote
+from hctef._repr import format_bytes
+from hctef.exceptions import PagerError
+from hctef.http_file import HttpFile, file_on
+
+if TYPE_CHECKING:
+    import numpy as np
+    from intervaltree import Interval
+    from numpy.typing import DTypeLike, NDArray
+
+_FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
+_FIND_BYTES_MOST = 4 * 1024 * 1024
+
+
+class RemoteBuffer(Reader):
+    """The bytes behind an http(s) URL, as a read-only `mmap.mmap` has a file's. Opens on construction.
+
+    `buf[a:b]` is bytes; `view(a, b)`, `array(…)`, `memoryview(buf)`, `np.frombuffer(buf)` are views without a copy. What is
+    touched is fetched by Range requests, each byte at most once. Safe to share between threads.
+
+    In this version paging is always 'fill': an export of the whole buffer (`memoryview(buf)`, `np.frombuffer(buf)`) fetches
+    all of it first, up to `max_export_bytes`; `view(a, b)` fetches just its range.
+
+    Args:
+        url: an http(s) URL, or a callable that returns one and is asked again when the server says that it has expired.
+        options: `BufferOptions`; their meaning and defaults stand at `hctef._options.Options`, `prefetch_bytes` is 0.
+
+    Raises:
+        PagerError: `paging='fault'`, which this version does not have.
+        HctefUrlError, TypeError, ValueError, HctefNetworkError and its kinds: as HttpFile.
+    """
+
+    _kind = "RemoteBuffer"
+    _buffer = True
+
+    def __init__(self, url: UrlSource, **options: Unpack[BufferOptions]) -> None:
+        self._own()
+        if options.get("paging") == "fault":
+            raise PagerError("paging='fault' is not there in this version of hctef; 'auto' and 'fill' are")
+        self._start(url, options)
+
+    def _own(self) -> None:
+        self._export: Interval | None = None
+        self._filled = False
+
+    def _blank(self, source: UrlSource, options: Any) -> None:
+        super()._blank(source, options)
+        self._own()
+
+    @property
+    def paging(self) -> str:
+        """'fill': bytes are fetched before a view of them is handed out."""
+        return "fill"
+
+    # indexing
+
+    def __len__(self) -> int:
+        return self._open().size
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: Any) -> int | bytes:
+        """`buf[i]` as int, `buf[a:b]` and `buf[a:b:s]` as bytes, by the rules of `bytes`.
+
+        Raises:
+            IndexError: `i` lies outside of the file.
+            ValueError: closed.
+            HctefNetworkError: the bytes could not be fetched.
+        """
+        if type(key) is slice and key.step is None:
+            start, stop = key.start, key.stop
+            if type(start) is int and type(stop) is int and 0 <= start < stop <= self._size and stop - start <= PAGE:
+                rows = self._rows
+                if rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
+                    data = self._bytes[start:stop]
+                    if self._bounded:
+                        rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
+                    self._hits += 1
+                    self._hit_bytes += stop - start
+                    return data
+        if isinstance(key, slice):
+            return self._slice(key)
+        try:
+            index = operator.index(key)
+        except TypeError:
+            raise TypeError(f"indices must be integers or slices, not {type(key).__name__}") from None
+        size = self._open().size
+        if index < 0:
+            index += size
+        if not 0 <= index < size:
+            raise IndexError("index out of range")
+        return self._copy(index, index + 1)[0]
+
+    def _slice(self, key: slice) -> bytes:
+        start, stop, step = key.indices(self._open().size)
+        count = len(range(start, stop, step))
+        if count == 0:
+            return b""
+        if step == 1:
+            return self._copy(start, stop)
+        first, last = start, start + (count - 1) * step
+        low, high = min(first, last), max(first, last) + 1
+        if abs(step) <= PAGE:
+            return self._copy(low, high)[:: abs(step)][:: 1 if step > 0 else -1]
+        return b"".join(self.read_bytes([(at, at + 1) for at in range(start, stop, step)]))
+
+    def read_bytes(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
+        """The bytes of `(start, stop)` ranges, copied. See `HttpFile.read_ranges`."""
+        return [self._copy(start, stop) if start < stop else b"" for start, stop in self._fetch_ranges(ranges)]
+
+    def __iter__(self) -> Iterator[int]:
+        at, size = 0, self._open().size
+        while at < size:
+            stop = min(size, at + _FIND_BYTES)
+            yield from self._copy(at, stop)
+            at = stop
+
+    def __reversed__(self) -> Iterator[int]:
+        at = self._open().size
+        while at > 0:
+            start = max(0, at - _FIND_BYTES)
+            yield from reversed(self._copy(start, at))
+            at = start
+
+    def __contains__(self, item: object) -> bool:
+        """Whether a byte (an int) or a sequence of bytes occurs, as in `bytes`."""
+        if isinstance(item, int):
+            if not 0 <= item < 256:
+                raise ValueError("byte must be in range(0, 256)")
+            item = bytes((item,))
+        return self.find(memoryview(item), 0) >= 0  # type: ignore[arg-type]  # memoryview raises the TypeError
+
+    def __bool__(self) -> bool:
+        return self._open().size > 0
+
+    # as mmap.mmap
+
+    def size(self) -> int:  # type: ignore[override]  # mmap's method, where files have a property
+        """Bytes in the file."""
+        return self._open().size
+
+    def find(self, sub: Any, start: SupportsIndex | None = None, end: SupportsIndex | None = None) -> int:
+        """The lowest index of `sub` in `[start, end)`, -1 where it is not. As in mmap, `start` defaults to the position."""
+        needle, low, high = self._sought(sub, start, end)
+        at, window = low, _FIND_BYTES
+        if low + len(needle) > high:
+            return -1
+        if not needle:
+            return low
+        while at + len(needle) <= high:
+            stop = min(high, max(self._resident_end(at, min(high, at + _FIND_BYTES_MOST)), at + window + len(needle)))
+            found = self._copy(at, stop).find(needle)
+            if found >= 0:
+                return at + found
+            at = stop - len(needle) + 1
+            window = min(2 * window, _FIND_BYTES_MOST)
+        return -1
+
+    def rfind(self, sub: Any, start: SupportsIndex | None = None, end: SupportsIndex | None = None) -> int:
+        """The highest index of `sub` in `[start, end)`, -1 where it is not."""
+        needle, low, high = self._sought(sub, start, end)
+        stop, window = high, _FIND_BYTES
+        if low + len(needle) > high:
+            return -1
+        if not needle:
+            return high
+        while stop - len(needle) >= low:
+            at = max(low, stop - window - len(needle))
+            found = self._copy(at, stop).rfind(needle)
+            if found >= 0:
+                return at + found
+            stop = at + len(needle) - 1
+            window = min(2 * window, _FIND_BYTES_MOST)
+        return -1
+
+    def _sought(self, sub: Any, start: SupportsIndex | None, end: SupportsIndex | None) -> tuple[bytes, int, int]:
+        needle = bytes(memoryview(sub))
+        size = self._open().size
+        low, high, _ = slice(self._position if start is None else start, end).indices(size)
+        return needle, low, high
+
+    def read(self, n: SupportsIndex | None = None) -> bytes:
+        """Read `n` bytes from the position on; all that is left for None or a negative number."""
+        remote = self._open()
+        start = self._position
+        stop = read_stop(start, remote.size, n)
+        if stop == start:
+            return b""
+        data = self._copy(start, stop)
+        self._position = stop
+        return data
+
+    def read_byte(self) -> int:
+        """Read a byte as an int. Raises ValueError: at the end."""
+        if self._position >= self._open().size:
+            raise ValueError("read byte out of range")
+        value = self[self._position]
+        self._position += 1
+        return value
+
+    def readline(self) -> bytes:
+        """Read up to and including b'\\n', or to the end."""
+        end = self.find(b"\n")
+        return self.read(end + 1 - self._position if end >= 0 else None)
+
+    def seek(self, pos: SupportsIndex, whence: int = 0) -> int:
+        """Set the position. Raises ValueError: outside of the file, as in mmap."""
+        size = self._open().size
+        try:
+            target = sought(self._position, size, pos, whence)
+        except ValueError as error:
+            raise ValueError("seek out of range" if "position" in str(error) else "unknown seek type") from None
+        if target > size:
+            raise ValueError("seek out of range")
+        self._position = target
+        return target
+
+    def tell(self) -> int:
+        """The position."""
+        self._open()
+        return self._position
+
+    def madvise(self, option: int, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
+        """As `mmap.madvise`: MADV_WILLNEED prefetches in the background, MADV_DONTNEED evicts, MADV_SEQUENTIAL, MADV_RANDOM and
+        MADV_NORMAL set the readahead. `start` is a multiple of the page size; other advice is taken note of, and nothing done.
+
+        Raises ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
+        """
+        size = self._open().size
+        begin = operator.index(start)
+        count = size - begin if length is None else operator.index(length)
+        if not 0 <= begin < max(size, 1):
+            raise ValueError("madvise start out of bounds")
+        if count < 0:
+            raise ValueError("madvise length invalid")
+        if begin % PAGE:
+            raise ValueError(f"madvise start must be a multiple of {PAGE}")
+        stop = min(size, begin + count)
+        if option == getattr(mmap, "MADV_WILLNEED", 3):
+            self.prefetch([(begin, stop - begin)], wait=False)
+        elif option == getattr(mmap, "MADV_DONTNEED", 4):
+            self.evict(begin, stop)
+        elif option == getattr(mmap, "MADV_RANDOM", 1):
+            self._readahead.largest = 0
+        elif option in (getattr(mmap, "MADV_NORMAL", 0), getattr(mmap, "MADV_SEQUENTIAL", 2)):
+            self._readahead.largest = LARGEST_WINDOW
+
+    # views
+
+    def view(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> memoryview:
+        """`[start, stop)` as a read-only memoryview without a copy: fetched before it returns, not evicted while it lives.
+
+        Raises:
+            ValueError: not inside the file, or closed.
+            HctefNetworkError: the bytes could not be fetched.
+        """
+        remote = self._open()
+        return _pinned_view(remote, checked_range(start, stop, remote.size))
+
+    def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[memoryview]:
+        """Views of `(start, stop)` ranges, in their order: near ones in one request, several requests at once."""
+        remote = self._open()
+        return [_pinned_view(remote, item) for item in self._fetch_ranges(ranges)]
+
+    def array(
+        self, dtype: DTypeLike, shape: int | Sequence[int] | None = None, offset: SupportsIndex = 0, order: str = "C"
+    ) -> NDArray[Any]:
+        """A read-only ndarray over the file's bytes from `offset` on, without a copy.
+
+        Args:
+            dtype: of the elements; no objects.
+            shape: None: one dimension, as many whole elements as there are.
+            offset: bytes.
+            order: 'C' or 'F'.
+
+        Raises:
+            ValueError: it does not lie inside the file, or the dtype holds objects.
+            HctefNetworkError: the bytes could not be fetched.
+        """
+        import numpy as np
+
+        remote = self._open()
+        kind: np.dtype[Any] = np.dtype(dtype)
+        if kind.hasobject:
+            raise ValueError("an array of objects cannot lie in a file")
+        begin = operator.index(offset)
+        checked_range(begin, None, remote.size)
+        if shape is None:
+            shape = ((remote.size - begin) // max(kind.itemsize, 1),)
+        dims = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
+        if any(n < 0 for n in dims):
+            raise ValueError(f"negative dimensions are not allowed: {dims}")
+        length = math.prod(map(int, dims)) * kind.itemsize
+        data = _pinned_view(remote, checked_range(begin, begin + length, remote.size))
+        if order not in ("C", "F"):
+            raise ValueError(f"order must be 'C' or 'F', not {order!r}")
+        return np.ndarray(dims, kind, buffer=data, order="C" if order == "C" else "F")
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """The buffer protocol (PEP 688): all of the file, read-only, fetched first."""
+        if flags & inspect.BufferFlags.WRITABLE:
+            raise BufferError("a RemoteBuffer is read-only")
+        remote = self._open()
+        if not self._filled:
+            limit = remote.options.max_export_bytes
+            hint = "a view of all of it would be fetched first (paging is 'fill'): take buf.view(a, b)"
+            if remote.size > limit:
+                raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}")
+            if remote.size > (remote.options.max_resident_bytes or remote.size):
+                raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}")
+            pin = remote.load(0, remote.size)
+            remote.pin_forever()
+            remote.unpin(pin)
+            self._filled = True
+        return remote.planner.arena.view(0, remote.size)
+
+    def __release_buffer__(self, view: memoryview, /) -> None:
+        """Its being there makes numpy keep the view, and so the mapping, rather than this object alone."""
+        view.release()
+
+    # cursors on the same pages
+
+    def file(self) -> HttpFile:
+        """An HttpFile on the same pages, at position 0."""
+        return file_on(self._open())
+
+    # ends
+
+    @property
+    def closed(self) -> bool:
+        return self._remote is None and self._pickled is None
+
+    def close(self) -> None:
+        """Close. Idempotent; views that live stay valid, and keep the memory until the last of them goes."""
+        self._release()
+
+    def __enter__(self) -> Self:
+        if self.closed:
+            raise ValueError(CLOSED)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
+            self.close()
+
+
+class _Pinned:
+    """Exports a range, and unpins it when the last view of it is gone."""
+
+    def __init__(self, remote: Remote, extent: ByteRange, pin: Interval | None) -> None:
+        self._remote, self._extent, self._pin = remote, extent, pin
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        if flags & inspect.BufferFlags.WRITABLE:
+            raise BufferError("a RemoteBuffer is read-only")
+        return self._remote.planner.arena.view(*self._extent)
+
+    def __release_buffer__(self, view: memoryview, /) -> None:
+        view.release()
+        pin, self._pin = self._pin, None
+        self._remote.unpin(pin)
+
+
+def _pinned_view(remote: Remote, extent: ByteRange) -> memoryview:
+    pin = remote.load(*extent)
+    return memoryview(_Pinned(remote, extent, pin))
+
+
+def buffer_on(remote: Remote) -> RemoteBuffer:
+    """A RemoteBuffer on pages that are open already."""
+    buffer = RemoteBuffer.__new__(RemoteBuffer)
+    buffer._blank(remote.source, options_for(remote, buffer=True))
+    buffer._attach(remote)
+    return buffer
+
+
+__all__ = ["RemoteBuffer", "buffer_on", "format_bytes"]
