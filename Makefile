@@ -1,6 +1,6 @@
 # Every target sets up what it needs; a Python >= 3.12 is all that must be there.
 #   make test ARGS="-k ranges"        arguments for pytest (test, bench) or the demo
-#   make test PYTHON=/path/to/python  the interpreter; otherwise scripts/find_python.sh finds one
+#   make test PYTHON=/path/to/python  the interpreter of a new environment; otherwise scripts/find_python.sh finds one
 #   make test VENV=.venv-3.13         another virtual environment
 
 VENV ?= .venv

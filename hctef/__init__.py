@@ -1,6 +1,7 @@
 """hctef, the HTTP Client That Eats Files: a file behind a URL as memory.
 
-`HttpFile` reads it like an open file, `RemoteBuffer` like an `mmap.mmap` with the buffer protocol. Only what is touched is
+`HttpFile` reads it like an open file, `RemoteBuffer` like an `mmap.mmap` with the buffer protocol. Only what is
+touched is
 fetched, once, by Range requests.
 """
 

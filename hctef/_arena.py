@@ -1,7 +1,8 @@
 """Arenas: the address range that holds a file's bytes, as large as the file, sparse.
 
 Every arena has the same interface: `fill`, `view`, `evict`, `close`, and `bytes`, the mapping that a hit slices.
-`AnonymousArena` is a private anonymous mapping: an absent page reads as zeros, so nobody may be handed a range of it that
+`AnonymousArena` is a private anonymous mapping: an absent page reads as zeros, so nobody may be handed a range of it
+that
 is not resident. Pages are unmapped only when the last view is gone: mmap refuses to close while exports live.
 """
 

@@ -1,6 +1,7 @@
 """The synchronous driver: it computes each step of a generator under the file's lock, and performs it outside.
 
-`run` performs a generator in the caller's thread. Claims beyond the first of a plan run on the file's `Workers`, at most
+`run` performs a generator in the caller's thread. Claims beyond the first of a plan run on the file's `Workers`, at
+most
 `max_connections` threads, which end when they are idle. No lock is held during I/O, a copy, or a caller's callable.
 """
 
@@ -131,7 +132,7 @@ class Driver:
                     continue
                 try:
                     value = self._perform(step, exchange)
-                except BaseException as raised:
+                except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
                     error = raised
         finally:
             error = None  # its traceback holds this frame

@@ -137,7 +137,8 @@ def checked_headers(headers: object) -> dict[str, str]:
     """The caller's request headers. Values are never in a message.
 
     Raises:
-        HctefUrlError: not a mapping of str to str, not a valid name or value (RFC 9110 section 5), or one of hctef's own.
+        HctefUrlError: not a mapping of str to str, no valid name or value (RFC 9110 section 5),
+            or a header of hctef's own.
     """
     if headers is None:
         return {}
@@ -238,7 +239,8 @@ class Validator:
 
     @property
     def conditions(self) -> dict[str, str]:
-        """The headers that make a server refuse another version: a weak ETag never stands in If-Match (section 13.1.1)."""
+        """The headers that make a server refuse another version: a weak ETag never stands in If-Match (section
+        13.1.1)."""
         if self.etag:
             return {} if self.etag.startswith("W/") else {"If-Match": self.etag}
         return {"If-Unmodified-Since": self.last_modified} if self.last_modified else {}
@@ -303,7 +305,10 @@ def status_error(head: Head, where: str, *, hint: str = "") -> HctefNetworkError
         kind, text = RemoteFileChangedError, "status 412: the file is not the one that was opened any longer"
         hint = hint or CHANGED_HINT
     elif status == 200:
-        kind, text = RangeRequestsUnsupportedError, "status 200: the server ignores Range requests and sends all of the file"
+        kind, text = (
+            RangeRequestsUnsupportedError,
+            "status 200: the server ignores Range requests and sends all of the file",
+        )
         hint = hint or "on_no_range='download' fetches it once, whole"
     elif status == 416:
         text = "status 416: the server refuses the range"

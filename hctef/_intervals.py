@@ -1,7 +1,8 @@
 """IntervalCache: the extents of a file. Which are being fetched, and by whom; which may not be evicted; which go first.
 
 The page table says what is resident; this says what is going on. It plans gaps (`unclaimed`), keeps two readers from
-asking for the same bytes (`claim`), and chooses what to evict (`victims`: least recently used first, by CLOCK: an extent
+asking for the same bytes (`claim`), and chooses what to evict (`victims`: least recently used first, by CLOCK: an
+extent
 that was read since the hand last passed gets a second chance; F. J. Corbató, "A Paging Experiment with the Multics
 System", 1968). Not thread-safe: its owner holds the lock.
 """
@@ -21,7 +22,8 @@ from hctef._ranges import ByteRange, subtract
 class Claim:
     """The bytes `[start, stop)` that one reader is fetching. Others that need them wait for it.
 
-    `at` is how far the bytes are committed: who waits for the first bytes of a long extent goes on as soon as they came.
+    `at` is how far the bytes are committed: who waits for the first bytes of a long extent goes on as soon as they
+    came.
     """
 
     __slots__ = ("_waiting", "at", "cancelled", "error", "open", "start", "started", "stop")
@@ -106,7 +108,8 @@ class IntervalCache:
         return [interval.data for interval in self._claims]
 
     def forget_claims(self) -> None:
-        """In a forked child: whoever holds them is in the parent. They are left open, for nobody here waits for them."""
+        """In a forked child: whoever holds them is in the parent. They are left open, for nobody here waits for
+        them."""
         self._claims.clear()
 
     def unclaimed(self, gap: ByteRange) -> Iterator[ByteRange]:
@@ -136,7 +139,8 @@ class IntervalCache:
         self._resident.append(extent)
 
     def victims(self, pages: PageTable) -> Iterator[ByteRange]:
-        """Unpinned parts of extents, those to evict first, first. The caller evicts each before it asks for the next."""
+        """Unpinned parts of extents, those to evict first, first. The caller evicts each before it asks for the
+        next."""
         chances = len(self._resident)
         for _ in range(2 * chances):  # twice round clears every reference bit
             if not self._resident:

@@ -194,7 +194,9 @@ class Opening:
         """The body of a 200 into the arena; False where it was cut, so that it must be asked for again."""
         planner, limit, size = self._planner, self._options.max_resident_bytes, head.length
         if limit is not None and (size or 0) > limit:
-            raise RangeRequestsUnsupportedError(f"{self._where}: {size} bytes are more than max_resident_bytes", status=200)
+            raise RangeRequestsUnsupportedError(
+                f"{self._where}: {size} bytes are more than max_resident_bytes", status=200
+            )
         if size is not None:
             self._begin(head, size)
         whole, at = bytearray(), 0

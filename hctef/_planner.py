@@ -109,7 +109,9 @@ class Planner:
                 _raise_first(claims)
             else:
                 self.stats.waits += 1
-                yield FetchPlan(wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run)))
+                yield FetchPlan(
+                    wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run))
+                )
 
     def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> PlanGen[int]:
         """Fetch ranges; `wait=False`: behind the caller. Returns how many bytes were newly requested."""
@@ -128,7 +130,8 @@ class Planner:
         return count
 
     def stream(self, start: int, stop: int) -> PlanGen[None]:
-        """Deliver `[start, stop)` in order. Resident bytes come from memory, others from the network and are not kept."""
+        """Deliver `[start, stop)` in order. Resident bytes come from memory, others from the network and are not
+        kept."""
         at = start
 
         def advance(to: int) -> None:
@@ -169,7 +172,7 @@ class Planner:
                 yield from self._transfer(claim)
             finally:
                 self._slots.release()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
             claim.error = error
             if not isinstance(error, Cancelled):
                 log.warning("%s: %s", self.requester.where(claim.start, claim.stop), error)
@@ -263,8 +266,11 @@ class Planner:
         least = self.options.minimum_range_request_bytes
         merged: list[ByteRange] = []
         for gap in gaps:
-            between = merged and gap.start - merged[-1].stop
-            if merged and between < least and self._free_end(merged[-1].stop, gap.start) == gap.start:
+            if (
+                merged
+                and gap.start - merged[-1].stop < least
+                and self._free_end(merged[-1].stop, gap.start) == gap.start
+            ):
                 merged[-1] = ByteRange(merged[-1].start, gap.stop)
             else:
                 merged.append(gap)

@@ -1,6 +1,7 @@
 """Access-pattern detection: how far beyond what was asked to fetch. Pure.
 
-So far it knows one pattern, the sequential one, as operating systems do (Linux `mm/readahead.c`): the window begins small,
+So far it knows one pattern, the sequential one, as operating systems do (Linux `mm/readahead.c`): the window begins
+small,
 doubles while reads go on where the one before ended, and is gone with the first jump.
 """
 

@@ -1,6 +1,7 @@
 """Reader: what HttpFile and RemoteBuffer have in common: a Remote, the way of a hit, options, pickling, repr.
 
-The way of a hit: the page table's bytes are looked at and the mapping is sliced without a lock. Under the GIL nothing can
+The way of a hit: the page table's bytes are looked at and the mapping is sliced without a lock. Under the GIL nothing
+can
 come between two bytecodes that are no call, so a short hit (two pages at most) cannot meet an eviction; a longer one
 checks afterwards that no eviction happened meanwhile (`epoch`), and goes the locked way if one did.
 """
@@ -65,6 +66,15 @@ class Reader:
         self._size = planner.size
         remote.readers.add(self)
 
+    @classmethod
+    def _sharing(cls, remote: Remote) -> Self:
+        """A reader of pages that are open already, at position 0."""
+        given = remote.options.changed()
+        reader = cls.__new__(cls)
+        reader._blank(remote.source, Options(**{k: v for k, v in given.items() if cls._buffer or k not in BUFFER_ONLY}))
+        reader._attach(remote)
+        return reader
+
     def _detach(self) -> None:
         """Closed: no hit is possible, each slow way raises."""
         self._remote = None
@@ -94,7 +104,7 @@ class Reader:
         if self._pickled is None:
             raise ValueError(CLOSED)
         with _reopening:
-            if self._remote is None and self._pickled is not None:
+            if self._pickled is not None:  # no other thread was first
                 size, validator, hint = self._pickled
                 position = self._position
                 remote = Remote(self._source, self._options, hint)
@@ -144,7 +154,8 @@ class Reader:
 
     @property
     def validator(self) -> str | None:
-        """What tells this version of the file from others: 'ETag "…"' or 'Last-Modified …'; None where the server gives none."""
+        """What tells this version of the file from others: 'ETag "…"' or 'Last-Modified …'; None where the server
+        gives none."""
         validator = self._open().validator
         return str(validator) if validator else None
 
@@ -185,7 +196,8 @@ class Reader:
         return remote.prefetch(checked_lengths(ranges, remote.size), wait=wait)
 
     def evict(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> None:
-        """Give the memory of the pages of `[start, stop)` back; those that a live view needs stay. They are fetched again when needed."""
+        """Give the memory of the pages of `[start, stop)` back; those that a live view needs stay. They are fetched
+        again when needed."""
         remote = self._open()
         remote.evict(*checked_range(start, stop, remote.size))
 
@@ -207,16 +219,21 @@ class Reader:
     def _repr_html_(self) -> str:
         remote = self._remote
         if remote is None:
-            return reader_html(repr(self), None, "", 0, [], None)
-        validator = self.validator or "none"
+            return reader_html(repr(self))
         return reader_html(
-            f"{self._kind} {remote.safe_url}", remote.size, validator, remote.resident_bytes, self.resident_ranges(), self.stats
+            f"{self._kind} {remote.safe_url}",
+            size=remote.size,
+            validator=self.validator or "none",
+            resident=remote.resident_bytes,
+            ranges=remote.resident_ranges(),
+            stats=self.stats,
         )
 
     # pickling
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """URL, options, position and validator. Credentials stay here: userinfo, headers that look like one, the pool."""
+        """URL, options, position and validator. Credentials stay here: userinfo, headers that look like one, the
+        pool."""
         remote = self._open()
         options = remote.options.changed()
         options.pop("pool", None)
@@ -243,8 +260,14 @@ class Reader:
         return self.__copy__()
 
 
-def _unpickle(
-    kind: type[Reader], source: UrlSource, options: dict[str, Any], position: int, size: int, validator: Validator, hint: str
+def _unpickle(  # noqa: PLR0917  # pickle passes by position
+    kind: type[Reader],
+    source: UrlSource,
+    options: dict[str, Any],
+    position: int,
+    size: int,
+    validator: Validator,
+    hint: str,
 ) -> Reader:
     """A reader that opens on first use, and refuses a file that changed."""
     reader = kind.__new__(kind)
@@ -252,12 +275,6 @@ def _unpickle(
     reader._pickled = (size, validator, hint)
     reader._position = position
     return reader
-
-
-def options_for(remote: Remote, *, buffer: bool) -> Options:
-    """The Remote's options for a reader of either kind."""
-    given = remote.options.changed()
-    return Options(**(given if buffer else {k: v for k, v in given.items() if k not in BUFFER_ONLY}))
 
 
 _reopening = threading.RLock()

@@ -61,8 +61,9 @@ class Remote:
         seen = self.planner.requester.validator
         strict = self.options.validate == "strict"
         if size != self.size or (strict and not validator.agrees(seen)):
-            message = f"{self.planner.requester.where()}: the file changed since it was pickled: it was {validator} of {size} "
-            raise RemoteFileChangedError(message + f"bytes, now it is {seen} of {self.size} bytes")
+            was = f"{validator} of {size} bytes"
+            message = f"{self.safe_url}: the file changed since it was pickled: it was {was}, now {seen} of {self.size}"
+            raise RemoteFileChangedError(message)
 
     @property
     def size(self) -> int:
@@ -137,7 +138,8 @@ class Remote:
                 self.planner.pages.touch(start, stop)
 
     def unpin(self, pin: Interval | None) -> None:
-        """Let a pin go. Never blocks on the file's lock: it may be called by the garbage collector, which may hold it."""
+        """Let a pin go. Never blocks on the file's lock: it may be called by the garbage collector, which may hold
+        it."""
         if pin is None:
             return
         self._unpinned.append(pin)
@@ -154,7 +156,8 @@ class Remote:
 
     def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> int:
         """See `Planner.prefetch`."""
-        return self._wait_for(self.planner.prefetch(ranges, wait=wait))
+        count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait))
+        return count
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
         """See `Planner.stream`."""
@@ -227,6 +230,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,4 +1,5 @@
-"""What a person sees: sizes in words, page maps as a line and as SVG, the tables of notebooks. Pure: values in, strings out."""
+"""What a person sees: sizes in words, page maps as a line and as SVG, the tables of notebooks. Pure: values in,
+strings out."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def filled(size: int, ranges: Iterable[tuple[int, int]], columns: int) -> list[f
 
 
 def page_map_text(size: int, ranges: Iterable[tuple[int, int]], width: int = 64, blocks: str = BLOCKS) -> str:
-    """One line: a character each `size / width` bytes, the fuller the more of them are resident. A single page shows."""
+    """One line: a character each `size / width` bytes, the fuller the more of them are resident. A single page
+    shows."""
     top = len(blocks) - 1
     return "".join(blocks[0 if part <= 0 else max(1, round(part * top))] for part in filled(size, ranges, width))
 
@@ -65,7 +67,13 @@ def reader_text(kind: str, url: str, size: int | None, resident: int, state: str
 
 
 def reader_html(
-    title: str, size: int | None, validator: str, resident: int, ranges: Sequence[tuple[int, int]], stats: Stats | None
+    title: str,
+    *,
+    size: int | None = None,
+    validator: str = "",
+    resident: int = 0,
+    ranges: Sequence[tuple[int, int]] = (),
+    stats: Stats | None = None,
 ) -> str:
     """The same for notebooks, with the page map."""
     if size is None or stats is None:

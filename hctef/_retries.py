@@ -20,7 +20,8 @@ MAX_RETRY_AFTER = 300.0
 
 
 class TransportError(Exception):
-    """What a transport raises into a generator in place of its library's exceptions. The message shows no credential."""
+    """What a transport raises into a generator in place of its library's exceptions. The message shows no
+    credential."""
 
     def __init__(self, message: str, *, connect: bool = False, final: bool = False) -> None:
         super().__init__(message)

@@ -132,7 +132,9 @@ class Requester:
             if head.status in REDIRECTS:
                 hops += 1
                 if hops > MAX_REDIRECTS:
-                    message = f"{where}: more than {MAX_REDIRECTS} redirects (status {head.status}): do they go in a circle?"
+                    message = (
+                        f"{where}: more than {MAX_REDIRECTS} redirects (status {head.status}): do they go in a circle?"
+                    )
                     raise HctefNetworkError(message, status=head.status)
                 target = redirect_target(target, head)
                 continue
@@ -169,7 +171,8 @@ class Requester:
     def fetch(
         self, start: int, stop: int, put: Callable[[int, bytes], Step], commit: Callable[[int], None]
     ) -> PlanGen[None]:
-        """Get the bytes of `[start, stop)` in order: `put` makes the step that stores a piece, `commit` hears how far it is.
+        """Get the bytes of `[start, stop)` in order: `put` makes the step that stores a piece, `commit` hears how far
+        it is.
 
         A body that was cut is resumed at its next byte; a shorter range than asked for is taken, the rest asked for.
         """
@@ -180,7 +183,7 @@ class Requester:
             part = self.check(head, at, stop)
             at = yield from self.body(attempts, head, at, part.extent.stop, put, commit)
 
-    def body(
+    def body(  # noqa: PLR0917  # one for each thing that a body is
         self,
         attempts: Attempts,
         head: Head,
@@ -221,7 +224,9 @@ class Requester:
         if status in (200, 206) and self._options.validate == "strict":
             check_version(self.validator, head, where)
         if status == 416 and head.unsatisfied_size() not in (None, self.size):
-            message = f"{where}: the file changed: it had {self.size} bytes, now {head.unsatisfied_size()} ({CHANGED_HINT})"
+            message = (
+                f"{where}: the file changed: it had {self.size} bytes, now {head.unsatisfied_size()} ({CHANGED_HINT})"
+            )
             raise RemoteFileChangedError(message, status=status)
         if status != 206:
             raise status_error(head, where, hint=self.hint if status in (401, 403) else "")

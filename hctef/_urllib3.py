@@ -64,7 +64,7 @@ def shared_pool(url: str) -> urllib3.PoolManager:
 
 def _reset() -> None:
     """In a forked child: the connections are the parent's."""
-    global _pools_lock
+    global _pools_lock  # noqa: PLW0603  # its holder may not live in the child
     _pools_lock = threading.Lock()
     _pools.clear()
 

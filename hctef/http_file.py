@@ -8,13 +8,13 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 
 from hctef._cursor import read_stop, sought, writable_bytes
 from hctef._options import FileOptions, UrlSource
 from hctef._ranges import PAGE, checked_range
-from hctef._reader import SHIFT, Reader, options_for
-from hctef._remote import CLOSED, Remote
+from hctef._reader import SHIFT, Reader
+from hctef._remote import CLOSED
 
 if TYPE_CHECKING:
     from hctef.remote_buffer import RemoteBuffer
@@ -53,23 +53,23 @@ class HttpFile(Reader, io.BufferedIOBase):
             self._start(self._source, {"prefetch_bytes": self._options.prefetch_bytes, **given})
         return self
 
-    def clone(self) -> HttpFile:
+    def clone(self) -> Self:
         """Another cursor on the same pages, at the same position: no request, its own position from here on."""
-        clone = _on(self._open())
+        clone = self._sharing(self._open())
         clone._position = self._position
         return clone
 
     @property
     def buffer(self) -> RemoteBuffer:
         """The RemoteBuffer on the same pages; closed with this file."""
-        from hctef.remote_buffer import buffer_on  # each of the two makes the other
-
         remote = self._open()
         if self._own_buffer is None or self._own_buffer.closed:
-            self._own_buffer = buffer_on(remote)
+            self._own_buffer = self._buffer_class._sharing(remote)
         return self._own_buffer
 
     _own_buffer: RemoteBuffer | None = None
+    _buffer_class: ClassVar[type[RemoteBuffer]]
+    """Set by `remote_buffer.py`, which knows this module: imports point one way."""
 
     # position
 
@@ -302,15 +302,3 @@ class HttpFile(Reader, io.BufferedIOBase):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
             self.close()
-
-
-def _on(remote: Remote) -> HttpFile:
-    """An HttpFile on pages that are open already."""
-    file = HttpFile.__new__(HttpFile)
-    file._blank(remote.source, options_for(remote, buffer=False))
-    file._attach(remote)
-    return file
-
-
-file_on = _on
-"""For RemoteBuffer.file()."""

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 from hctef._cursor import read_stop, sought
 from hctef._options import BufferOptions, UrlSource
 from hctef._ranges import PAGE, ByteRange, checked_range
-from hctef._reader import SHIFT, Reader, options_for
 from hctef._readahead import LARGEST_WINDOW
+from hctef._reader import SHIFT, Reader
 from hctef._remote import CLOSED, Remote
-from hctef._repr import format_bytes
 from hctef.exceptions import PagerError
-from hctef.http_file import HttpFile, file_on
+from hctef.http_file import HttpFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +31,12 @@ _FIND_BYTES_MOST = 4 * 1024 * 1024
 class RemoteBuffer(Reader):
     """The bytes behind an http(s) URL, as a read-only `mmap.mmap` has a file's. Opens on construction.
 
-    `buf[a:b]` is bytes; `view(a, b)`, `array(…)`, `memoryview(buf)`, `np.frombuffer(buf)` are views without a copy. What is
+    `buf[a:b]` is bytes; `view(a, b)`, `array(…)`, `memoryview(buf)`, `np.frombuffer(buf)` are views without a copy.
+    What is
     touched is fetched by Range requests, each byte at most once. Safe to share between threads.
 
-    In this version paging is always 'fill': an export of the whole buffer (`memoryview(buf)`, `np.frombuffer(buf)`) fetches
+    In this version paging is always 'fill': an export of the whole buffer (`memoryview(buf)`, `np.frombuffer(buf)`)
+    fetches
     all of it first, up to `max_export_bytes`; `view(a, b)` fetches just its range.
 
     Args:
@@ -159,7 +160,8 @@ class RemoteBuffer(Reader):
         return self._open().size
 
     def find(self, sub: Any, start: SupportsIndex | None = None, end: SupportsIndex | None = None) -> int:
-        """The lowest index of `sub` in `[start, end)`, -1 where it is not. As in mmap, `start` defaults to the position."""
+        """The lowest index of `sub` in `[start, end)`, -1 where it is not. As in mmap, `start` defaults to the
+        position."""
         needle, low, high = self._sought(sub, start, end)
         at, window = low, _FIND_BYTES
         if low + len(needle) > high:
@@ -240,8 +242,10 @@ class RemoteBuffer(Reader):
         return self._position
 
     def madvise(self, option: int, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
-        """As `mmap.madvise`: MADV_WILLNEED prefetches in the background, MADV_DONTNEED evicts, MADV_SEQUENTIAL, MADV_RANDOM and
-        MADV_NORMAL set the readahead. `start` is a multiple of the page size; other advice is taken note of, and nothing done.
+        """As `mmap.madvise`: MADV_WILLNEED prefetches in the background, MADV_DONTNEED evicts, MADV_SEQUENTIAL,
+        MADV_RANDOM and
+        MADV_NORMAL set the readahead. `start` is a multiple of the page size; other advice is taken note of, and
+        nothing done.
 
         Raises ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
         """
@@ -267,7 +271,8 @@ class RemoteBuffer(Reader):
     # views
 
     def view(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> memoryview:
-        """`[start, stop)` as a read-only memoryview without a copy: fetched before it returns, not evicted while it lives.
+        """`[start, stop)` as a read-only memoryview without a copy: fetched before it returns, not evicted while it
+        lives.
 
         Raises:
             ValueError: not inside the file, or closed.
@@ -296,7 +301,7 @@ class RemoteBuffer(Reader):
             ValueError: it does not lie inside the file, or the dtype holds objects.
             HctefNetworkError: the bytes could not be fetched.
         """
-        import numpy as np
+        import numpy as np  # noqa: PLC0415  # takes as long as all the rest
 
         remote = self._open()
         kind: np.dtype[Any] = np.dtype(dtype)
@@ -341,7 +346,7 @@ class RemoteBuffer(Reader):
 
     def file(self) -> HttpFile:
         """An HttpFile on the same pages, at position 0."""
-        return file_on(self._open())
+        return HttpFile._sharing(self._open())
 
     # ends
 
@@ -388,12 +393,4 @@ def _pinned_view(remote: Remote, extent: ByteRange) -> memoryview:
     return memoryview(_Pinned(remote, extent, pin))
 
 
-def buffer_on(remote: Remote) -> RemoteBuffer:
-    """A RemoteBuffer on pages that are open already."""
-    buffer = RemoteBuffer.__new__(RemoteBuffer)
-    buffer._blank(remote.source, options_for(remote, buffer=True))
-    buffer._attach(remote)
-    return buffer
-
-
-__all__ = ["RemoteBuffer", "buffer_on", "format_bytes"]
+HttpFile._buffer_class = RemoteBuffer

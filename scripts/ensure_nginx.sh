@@ -22,6 +22,7 @@ else
 fi
 
 # Debian starts a service as its package is unpacked, unless this policy forbids it (101: forbidden).
+# shellcheck disable=SC2016 # expanded by the sh that runs it
 apt='
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
