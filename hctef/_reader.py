@@ -8,9 +8,10 @@ checks afterwards that no eviction happened meanwhile (`epoch`), and goes the lo
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from hctef._http import Validator, checked_headers, is_secret, parse_url
 from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
@@ -24,17 +25,50 @@ from hctef._stats import Stats
 SHIFT = PAGE.bit_length() - 1
 """`offset >> SHIFT` is the page."""
 
+SLOTS = (
+    "__weakref__",
+    "_bounded",
+    "_bytes",
+    "_epoch",
+    "_hit_bytes",
+    "_hits",
+    "_options",
+    "_pickled",
+    "_position",
+    "_readahead",
+    "_remote",
+    "_rows",
+    "_size",
+    "_source",
+)
+"""The slots of a reader, which the concrete classes take over: a base of `io`'s allows none in another base. A slot is
+read in half the time of an attribute in a dict, and a hit reads seven."""
+
 _NOWHERE = PageTable(0).rows
 
 
 class Reader:
     """One reader of a remote file. Subclasses say how it is read."""
 
+    if not TYPE_CHECKING:  # the annotated attributes below are slots of the subclasses
+        __slots__ = ()
+
     _kind = "Reader"
     _buffer = False
 
-    _remote: Remote | None
+    _bounded: bool
+    _bytes: mmap.mmap
+    _epoch: list[int]
+    _hit_bytes: int
+    _hits: int
+    _options: Options
     _pickled: tuple[int, Validator, str] | None
+    _position: int
+    _readahead: Readahead
+    _remote: Remote | None
+    _rows: mmap.mmap
+    _size: int
+    _source: UrlSource
 
     def _start(self, url: UrlSource, options: Mapping[str, Any]) -> None:
         """Check the arguments, and open."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 from hctef._cursor import read_stop, sought, writable_bytes
 from hctef._options import FileOptions, UrlSource
 from hctef._ranges import PAGE, checked_range
-from hctef._reader import SHIFT, Reader
+from hctef._reader import SHIFT, SLOTS, Reader
 from hctef._remote import CLOSED
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class HttpFile(Reader, io.BufferedIOBase):
             server answered, or that it did not.
     """
 
+    __slots__ = (*(slot for slot in SLOTS if slot != "__weakref__"), "_own_buffer")  # io gives weak references
+
     _kind = "HttpFile"
     mode = "rb"
 
@@ -63,11 +65,12 @@ class HttpFile(Reader, io.BufferedIOBase):
     def buffer(self) -> RemoteBuffer:
         """The RemoteBuffer on the same pages; closed with this file."""
         remote = self._open()
-        if self._own_buffer is None or self._own_buffer.closed:
-            self._own_buffer = self._buffer_class._sharing(remote)
-        return self._own_buffer
+        own = getattr(self, "_own_buffer", None)
+        if own is None or own.closed:
+            self._own_buffer = own = self._buffer_class._sharing(remote)
+        return own
 
-    _own_buffer: RemoteBuffer | None = None
+    _own_buffer: RemoteBuffer | None
     _buffer_class: ClassVar[type[RemoteBuffer]]
     """Set by `remote_buffer.py`, which knows this module: imports point one way."""
 
@@ -85,7 +88,7 @@ class HttpFile(Reader, io.BufferedIOBase):
     def tell(self) -> int:
         """The position. Raises ValueError: closed."""
         self._open()
-        return self._position
+        return int(self._position)
 
     # reading
 
@@ -96,18 +99,21 @@ class HttpFile(Reader, io.BufferedIOBase):
             ValueError: the file is closed.
             HctefNetworkError: the bytes could not be fetched; the position stays.
         """
-        if type(size) is int and 0 < size <= PAGE:
-            start = self._position
-            stop = start + size
-            rows = self._rows
-            if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
-                data = self._bytes[start:stop]
-                if self._bounded:
-                    rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
-                self._position = stop
-                self._hits += 1
-                self._hit_bytes += size
-                return data
+        try:
+            if 0 < size <= PAGE:  # type: ignore[operator]
+                start = self._position
+                stop = start + size  # type: ignore[operator]
+                rows = self._rows
+                if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
+                    data = self._bytes[start:stop]
+                    if self._bounded:
+                        rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
+                    self._position = stop
+                    self._hits += 1
+                    self._hit_bytes += size  # type: ignore[operator]
+                    return data
+        except TypeError:  # None, or what is no integer: below
+            pass
         remote = self._open()
         start = self._position
         stop = read_stop(start, remote.size, size)
@@ -289,7 +295,8 @@ class HttpFile(Reader, io.BufferedIOBase):
 
     def close(self) -> None:
         """Close. Idempotent; clones and views live on. What is being fetched for this file alone is stopped."""
-        own, self._own_buffer = self._own_buffer, None
+        own = getattr(self, "_own_buffer", None)
+        self._own_buffer = None
         if own is not None:
             own.close()
         self._release()

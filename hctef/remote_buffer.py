@@ -14,7 +14,7 @@ from hctef._cursor import read_stop, sought
 from hctef._options import BufferOptions, UrlSource
 from hctef._ranges import PAGE, ByteRange, checked_range
 from hctef._readahead import LARGEST_WINDOW
-from hctef._reader import SHIFT, Reader
+from hctef._reader import SHIFT, SLOTS, Reader
 from hctef._remote import CLOSED, Remote
 from hctef.exceptions import PagerError
 from hctef.http_file import HttpFile
@@ -48,22 +48,19 @@ class RemoteBuffer(Reader):
         HctefUrlError, TypeError, ValueError, HctefNetworkError and its kinds: as HttpFile.
     """
 
+    __slots__ = (*SLOTS, "_filled")
+
     _kind = "RemoteBuffer"
     _buffer = True
 
     def __init__(self, url: UrlSource, **options: Unpack[BufferOptions]) -> None:
-        self._own()
         if options.get("paging") == "fault":
             raise PagerError("paging='fault' is not there in this version of hctef; 'auto' and 'fill' are")
         self._start(url, options)
 
-    def _own(self) -> None:
-        self._export: Interval | None = None
+    def _detach(self) -> None:
+        super()._detach()
         self._filled = False
-
-    def _blank(self, source: UrlSource, options: Any) -> None:
-        super()._blank(source, options)
-        self._own()
 
     @property
     def paging(self) -> str:
@@ -87,17 +84,19 @@ class RemoteBuffer(Reader):
             ValueError: closed.
             HctefNetworkError: the bytes could not be fetched.
         """
-        if type(key) is slice and key.step is None:
+        try:
             start, stop = key.start, key.stop
-            if type(start) is int and type(stop) is int and 0 <= start < stop <= self._size and stop - start <= PAGE:
+            if 0 <= start < stop <= self._size and stop - start <= PAGE and key.step is None:
                 rows = self._rows
                 if rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
-                    data = self._bytes[start:stop]
+                    data = self._bytes[key]
                     if self._bounded:
                         rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
                     self._hits += 1
                     self._hit_bytes += stop - start
-                    return data
+                    return data  # type: ignore[no-any-return]
+        except (AttributeError, TypeError):  # no slice, or an open one: below
+            pass
         if isinstance(key, slice):
             return self._slice(key)
         try:
