@@ -12,6 +12,7 @@ import contextlib
 import mmap
 from typing import Protocol
 
+from hctef._memory import anonymous
 from hctef._ranges import PAGE
 
 Buffer = bytes | bytearray | memoryview
@@ -43,11 +44,7 @@ class AnonymousArena:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        try:
-            self.bytes = mmap.mmap(-1, max(size, 1), flags=flags)
-        except (OverflowError, ValueError) as error:
-            raise OSError(f"a file of {size} bytes is more than can be mapped") from error
+        self.bytes = anonymous(size)
 
     def fill(self, start: int, data: Buffer) -> None:
         self.bytes[start : start + len(data)] = data

@@ -10,10 +10,10 @@ nothing until pages arrive. `rows` is the mapping itself: the readers' hit path 
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator
 
+from hctef._memory import anonymous
 from hctef._ranges import PAGE, ByteRange
 
 ABSENT, RESIDENT, REFERENCED = 0, 1, 2
@@ -31,8 +31,7 @@ class PageTable:
     def __init__(self, size: int) -> None:
         self.size = size
         self.count = -(-size // PAGE)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        self.rows = mmap.mmap(-1, max(self.count, 1), flags=flags)
+        self.rows = anonymous(self.count)
         self.resident_bytes = 0
         self._used: set[int] = set()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hctef._pages import PageTable
-from hctef._ranges import PAGE
+from hctef._ranges import PAGE, ByteRange
 
 SIZE = 40 * PAGE + 123
 COUNT = 41
@@ -16,6 +18,10 @@ PAGES = st.tuples(st.integers(0, COUNT), st.integers(0, COUNT)).map(sorted)
 
 def extent(pages: list[int]) -> tuple[int, int]:
     return pages[0] * PAGE, min(SIZE, pages[1] * PAGE)
+
+
+def pages_of(runs: Iterable[ByteRange]) -> set[int]:
+    return {page for run in runs for page in range(run.start // PAGE, -(-run.stop // PAGE))}
 
 
 class Model(RuleBasedStateMachine):
@@ -75,8 +81,8 @@ class Model(RuleBasedStateMachine):
         pages = len(self.model)
         assert self.table.resident_bytes == pages * PAGE - (PAGE - 123 if COUNT - 1 in self.model else 0)
         runs = list(self.table.runs())
-        assert {p for run in runs for p in range(run.start // PAGE, -(-run.stop // PAGE))} == self.model
-        assert all(x.stop < y.start for x, y in zip(runs, runs[1:], strict=False))
+        assert pages_of(runs) == self.model
+        assert all(x.stop < y.start for x, y in itertools.pairwise(runs))
 
 
 TestModel = Model.TestCase

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,14 +23,14 @@ def test_coalesce_keeps_the_points(ranges: list[tuple[int, int]]) -> None:
     """The same bytes, sorted, disjoint and not touching."""
     merged = coalesce(ranges)
     assert points(merged) == points(ranges)
-    assert all(a.stop < b.start for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a.stop < b.start for a, b in itertools.pairwise(merged))
 
 
 @given(RANGES, st.integers(0, 30))
 def test_coalesce_bridges_gaps_no_longer_than_allowed(ranges: list[tuple[int, int]], gap: int) -> None:
     """What lies between the results is wider than the gap; what was added is not."""
     merged = coalesce(ranges, gap)
-    assert all(b.start - a.stop > gap for a, b in zip(merged, merged[1:], strict=False))
+    assert all(b.start - a.stop > gap for a, b in itertools.pairwise(merged))
     added = points(merged) - points(ranges)
     assert len(added) <= gap * len(ranges)
 
@@ -40,7 +42,7 @@ def test_subtract_is_set_difference(a: int, b: int, holes: list[tuple[int, int]]
     whole = ByteRange(min(a, b), max(a, b))
     left = list(subtract(whole, holes))
     assert points(left) == points([whole]) - points(holes)
-    assert all(x.stop <= y.start for x, y in zip(left, left[1:], strict=False))
+    assert all(x.stop <= y.start for x, y in itertools.pairwise(left))
 
 
 @given(st.integers(0, 10 * PAGE), st.integers(1, 50 * PAGE), st.integers(1, 20))
@@ -49,7 +51,7 @@ def test_split_covers_the_whole_at_page_boundaries(start: int, length: int, part
     pieces = split(ByteRange(start, start + length), parts)
     assert pieces[0].start == start
     assert pieces[-1].stop == start + length
-    assert all(x.stop == y.start and x.stop % PAGE == 0 for x, y in zip(pieces, pieces[1:], strict=False))
+    assert all(x.stop == y.start and x.stop % PAGE == 0 for x, y in itertools.pairwise(pieces))
     assert 1 <= len(pieces) <= parts + 1
 
 

@@ -1,0 +1,20 @@
+"""Anonymous mappings that take memory only where they are written, however large."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+
+_COMMON = ("x86_64", "aarch64", "riscv64", "s390x", "i686", "armv7l")  # Linux numbers it otherwise elsewhere
+_LINUX = sys.platform == "linux" and os.uname().machine in _COMMON
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if _LINUX else 0)  # the mmap module has it from 3.13 on
+_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+
+def anonymous(size: int) -> mmap.mmap:
+    """`size` bytes of zeros (at least one), private. Raises OSError where there is no such address space."""
+    try:
+        return mmap.mmap(-1, max(size, 1), flags=_ANONYMOUS | _NORESERVE)
+    except (OverflowError, ValueError) as error:
+        raise OSError(f"{size} bytes are more than can be mapped") from error
