@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from collections.abc import Iterable
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule

@@ -1,0 +1,316 @@
+"""HttpFile is an open file: any sequence of calls gives what io.BytesIO gives. RemoteBuffer is an mmap."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import mmap
+import re
+import struct
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+import hctef
+from tests.helpers import pattern
+from tests.nginx_server import NginxServer
+
+SIZE = 300_001
+LINES = b"".join(b"%d\n" % n * (n % 7) for n in range(9_000)) + b"no newline at the end"
+CONTENT = (pattern(SIZE - len(LINES)) + LINES) if len(LINES) < SIZE else LINES
+OFFSET = st.integers(0, len(CONTENT) + 10_000)
+COUNT = st.one_of(st.none(), st.integers(-2, 300), st.integers(0, 20_000), st.integers(0, 2**40))
+OPTIONS = st.sampled_from(
+    [
+        {},
+        {"prefetch_bytes": 0},
+        {"prefetch_bytes": 0, "minimum_range_request_bytes": 1, "readahead": "off"},
+        {"prefetch_bytes": 5000, "prefetch_direction": "START"},
+        {"prefetch_bytes": 0, "max_resident_bytes": 64 * 1024},
+        {"prefetch_bytes": 100_000, "max_resident_bytes": 8192},
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def url(nginx: NginxServer) -> str:
+    return nginx.add("interface.bin", CONTENT)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _served(url: str) -> None:
+    FileMachine.url = BufferMachine.url = url
+
+
+class FileMachine(RuleBasedStateMachine):
+    """The same calls on an HttpFile and an io.BytesIO."""
+
+    url = ""
+
+    @initialize(options=OPTIONS)
+    def begin(self, options: dict[str, Any]) -> None:
+        self.file = hctef.HttpFile(self.url, **options)
+        self.model = io.BytesIO(CONTENT)
+
+    @rule(count=COUNT)
+    def read(self, count: int | None) -> None:
+        assert self.file.read(count) == self.model.read(count)
+
+    @rule(count=st.integers(0, 20_000))
+    def read1(self, count: int) -> None:
+        assert self.file.read1(count) == self.model.read1(count)
+
+    @rule()
+    def read1_of_any_size(self) -> None:
+        data = self.file.read1()
+        assert data == self.model.read(len(data))
+        assert data or not self.model.read(1)
+
+    @rule(count=st.integers(0, 20_000))
+    def readinto(self, count: int) -> None:
+        mine, theirs = bytearray(count), bytearray(count)
+        assert self.file.readinto(mine) == self.model.readinto(theirs)
+        assert mine == theirs
+
+    @rule(count=COUNT)
+    def readline(self, count: int | None) -> None:
+        assert self.file.readline(count) == self.model.readline(count)
+
+    @rule(hint=st.integers(1, 2000))
+    def readlines(self, hint: int) -> None:
+        assert self.file.readlines(hint) == self.model.readlines(hint)
+
+    @rule(count=st.integers(1, 30))
+    def iterate(self, count: int) -> None:
+        assert list(itertools.islice(self.file, count)) == list(itertools.islice(self.model, count))
+
+    @rule(size=st.integers(0, 10_000))
+    def peek(self, size: int) -> None:
+        at = self.model.tell()
+        data = self.file.peek(size)
+        assert CONTENT[at : at + len(data)] == data
+        assert data or at >= len(CONTENT)
+
+    @rule(offset=OFFSET)
+    def seek(self, offset: int) -> None:
+        assert self.file.seek(offset) == self.model.seek(offset)
+
+    @rule(offset=OFFSET, whence=st.sampled_from([1, 2]))
+    def seek_from(self, offset: int, whence: int) -> None:
+        base = self.model.tell() if whence == 1 else len(CONTENT)
+        for delta in (offset, -min(offset, base)):
+            assert self.file.seek(delta, whence) == self.model.seek(delta, whence)
+            base = self.model.tell() if whence == 1 else base
+
+    @rule(ranges=st.lists(st.tuples(st.integers(0, len(CONTENT)), st.integers(0, 5000)), max_size=5))
+    def read_ranges(self, ranges: list[tuple[int, int]]) -> None:
+        pairs = [(a, min(len(CONTENT), a + n)) for a, n in ranges]
+        assert self.file.read_ranges(pairs) == [CONTENT[a:b] for a, b in pairs]
+
+    @rule(a=OFFSET, b=OFFSET)
+    def evict(self, a: int, b: int) -> None:
+        a, b = sorted((min(a, len(CONTENT)), min(b, len(CONTENT))))
+        self.file.evict(a, b)
+
+    @rule(a=OFFSET, b=OFFSET)
+    def stream(self, a: int, b: int) -> None:
+        a, b = sorted((min(a, len(CONTENT)), min(b, len(CONTENT))))
+        assert b"".join(self.file.stream(a, b)) == CONTENT[a:b]
+
+    @rule()
+    def clone(self) -> None:
+        clone = self.file.clone()
+        assert clone.tell() == self.model.tell()
+        self.file.close()
+        self.file = clone
+
+    @rule()
+    def tell(self) -> None:
+        assert self.file.tell() == self.model.tell()
+
+    def teardown(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+
+
+class BufferMachine(RuleBasedStateMachine):
+    """The same calls on a RemoteBuffer and an mmap.mmap."""
+
+    url = ""
+
+    @initialize(options=OPTIONS)
+    def begin(self, options: dict[str, Any]) -> None:
+        self.buffer = hctef.RemoteBuffer(self.url, **options)
+        self.backing = tempfile.TemporaryFile()  # noqa: SIM115  # closed in teardown
+        self.backing.write(CONTENT)
+        self.backing.flush()
+        self.model = mmap.mmap(self.backing.fileno(), 0, prot=mmap.PROT_READ)
+
+    def same(self, call: Callable[[Any], Any]) -> None:
+        """The same result, or the same kind of error."""
+        try:
+            expected = call(self.model)
+        except (ValueError, IndexError, TypeError) as error:
+            with pytest.raises(type(error)):
+                call(self.buffer)
+        else:
+            assert call(self.buffer) == expected
+
+    @rule(a=st.none() | st.integers(-400_000, 400_000), b=st.none() | st.integers(-400_000, 400_000))
+    def slice(self, a: int | None, b: int | None) -> None:
+        self.same(lambda m: m[a:b])
+
+    @rule(a=OFFSET, n=st.integers(0, 5000))
+    def short_slice(self, a: int, n: int) -> None:
+        self.same(lambda m: m[a : a + n])
+
+    @rule(
+        a=st.none() | st.integers(-400_000, 400_000),
+        b=st.none() | st.integers(-400_000, 400_000),
+        step=st.integers(-60_000, 60_000),
+    )
+    def stride(self, a: int | None, b: int | None, step: int) -> None:
+        step = step if abs(step) < 100 or abs(step) > 5000 else 7
+        self.same(lambda m: m[a:b:step])
+
+    @rule(index=st.integers(-400_000, 400_000))
+    def item(self, index: int) -> None:
+        self.same(lambda m: m[index])
+
+    @rule(count=COUNT)
+    def read(self, count: int | None) -> None:
+        self.same(lambda m: m.read(count))
+        self.same(lambda m: m.tell())
+
+    @rule()
+    def read_byte(self) -> None:
+        self.same(lambda m: m.read_byte())
+
+    @rule()
+    def readline(self) -> None:
+        self.same(lambda m: m.readline())
+
+    @rule(offset=st.integers(-400_000, 400_000), whence=st.sampled_from([0, 1, 2, 3]))
+    def seek(self, offset: int, whence: int) -> None:
+        def call(m: Any) -> int:
+            m.seek(offset, whence)
+            return int(m.tell())
+
+        self.same(call)
+
+    @rule(
+        at=st.integers(0, len(CONTENT)),
+        n=st.integers(0, 30),
+        a=st.none() | st.integers(-400_000, 400_000),
+        b=st.none() | st.integers(-400_000, 400_000),
+        name=st.sampled_from(["find", "rfind"]),
+    )
+    def find(self, at: int, n: int, a: int | None, b: int | None, name: str) -> None:
+        needle = CONTENT[at : at + n]
+        args = [needle] if a is None else [needle, a] if b is None else [needle, a, b]
+        self.same(lambda m: getattr(m, name)(*args))
+
+    @rule(a=st.integers(0, len(CONTENT)), b=st.integers(0, len(CONTENT)))
+    def view(self, a: int, b: int) -> None:
+        a, b = sorted((a, b))
+        with self.buffer.view(a, b) as view:
+            assert view.readonly
+            assert view == CONTENT[a:b]
+
+    @rule(advice=st.sampled_from(["MADV_WILLNEED", "MADV_DONTNEED", "MADV_SEQUENTIAL", "MADV_RANDOM"]), page=st.integers(0, 90))
+    def madvise(self, advice: str, page: int) -> None:
+        self.same(lambda m: m.madvise(getattr(mmap, advice), page * mmap.PAGESIZE, 20_000))
+
+    @rule()
+    def size(self) -> None:
+        self.same(lambda m: m.size())
+        self.same(len)
+
+    def teardown(self) -> None:
+        if hasattr(self, "buffer"):
+            self.buffer.close()
+            self.model.close()
+            self.backing.close()
+
+
+STATEFUL = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestFile = FileMachine.TestCase
+TestFile.settings = STATEFUL
+TestBuffer = BufferMachine.TestCase
+TestBuffer.settings = STATEFUL
+
+
+def test_empty_needles_and_whole_iteration(url: str) -> None:
+    """bytes(buf), reversed(buf) and `in` go over all of it."""
+    with hctef.RemoteBuffer(url) as buf:
+        assert bytes(iter(buf)) == CONTENT
+        assert bytes(reversed(buf)) == CONTENT[::-1]
+        assert b"no newline" in buf
+        assert b"\xff\xfe\xfd never there" not in buf
+        assert CONTENT[5] in buf
+        assert buf
+        with pytest.raises(TypeError):
+            "text" in buf  # type: ignore[operator]  # noqa: B015
+        with pytest.raises(ValueError, match="range"):
+            300 in buf  # noqa: B015
+
+
+def test_the_buffer_protocol_gives_the_bytes_without_a_copy(url: str) -> None:
+    """memoryview, numpy, struct and re take the buffer itself; all is read-only."""
+    with hctef.RemoteBuffer(url) as buf:
+        view = memoryview(buf)
+        assert view == CONTENT
+        assert view.readonly
+        array = np.frombuffer(buf, "<u4", count=1000, offset=4)
+        assert np.array_equal(array, np.frombuffer(CONTENT, "<u4", count=1000, offset=4))
+        assert not array.flags.writeable
+        assert array.__array_interface__["data"][0] == np.frombuffer(buf, "u1").__array_interface__["data"][0] + 4
+        assert struct.unpack_from("<Q", buf, 800) == struct.unpack_from("<Q", CONTENT, 800)
+        found = re.search(rb"4321\n", buf)
+        expected = re.search(rb"4321\n", CONTENT)
+        assert found is not None
+        assert expected is not None
+        assert found.span() == expected.span()
+        with pytest.raises(BufferError):
+            (lambda b: np.ndarray(4, "u1", buffer=b).setflags(write=True) or io.BytesIO().readinto(b))(buf)
+
+
+def test_arrays_lie_in_the_file(url: str) -> None:
+    """dtype, shape, offset and order as np.ndarray has them; read-only; only its bytes are fetched."""
+    with hctef.RemoteBuffer(url) as buf:
+        array = buf.array("<f4", (10, 20), offset=100_000, order="F")
+        assert array.tobytes() == np.ndarray((10, 20), "<f4", CONTENT, 100_000, order="F").tobytes()
+        assert not array.flags.writeable
+        assert buf.resident_bytes < 40_000
+        assert buf.array("<u2", offset=len(CONTENT) - 5).shape == (2,)
+        assert buf.array([("a", "<u2"), ("b", "u1")], 3, 6)["b"][2] == CONTENT[6 + 2 * 3 + 2]
+        for bad in (
+            lambda: buf.array("<u4", (10,), offset=len(CONTENT) - 39),
+            lambda: buf.array("<u4", (-1,)),
+            lambda: buf.array("<u4", (2**62,)),
+            lambda: buf.array(object),
+            lambda: buf.array("<u4", 4, order="X"),
+        ):
+            with pytest.raises(ValueError):
+                bad()
+
+
+@given(st.integers(0, len(CONTENT)), st.integers(1, 50_000))
+@settings(max_examples=20, deadline=None)
+def test_a_view_pins_its_bytes_while_it_lives(url: str, start: int, length: int) -> None:
+    """Eviction leaves what a view shows, and takes it once the view is gone."""
+    stop = min(len(CONTENT), start + length)
+    with hctef.RemoteBuffer(url, max_resident_bytes=16_384) as buf:
+        view = buf.view(start, stop)
+        buf.evict()
+        assert buf[0:50_000] == CONTENT[0:50_000]
+        assert view == CONTENT[start:stop]
+        del view
+        buf.evict()
+        assert buf.resident_ranges() == []
