@@ -275,10 +275,10 @@ class Planner:
             else:
                 merged.append(gap)
         before = 0
-        for extent, following in zip(merged, [*merged[1:], ByteRange(self.size, self.size)], strict=True):
-            start, stop = extent
+        after = [extent.start for extent in merged[1:]] + [self.size]
+        for (start, stop), limit in zip(merged, after, strict=False):
             if stop - start < least:
-                stop = self._free_end(stop, min(following.start, align(start, start + least, self.size).stop))
+                stop = self._free_end(stop, min(limit, align(start, start + least, self.size).stop))
             if stop - start < least:
                 start = self._free_start(start, max(before, (stop - least) // PAGE * PAGE, 0))
             before = stop

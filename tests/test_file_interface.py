@@ -223,7 +223,10 @@ class BufferMachine(RuleBasedStateMachine):
             assert view.readonly
             assert view == CONTENT[a:b]
 
-    @rule(advice=st.sampled_from(["MADV_WILLNEED", "MADV_DONTNEED", "MADV_SEQUENTIAL", "MADV_RANDOM"]), page=st.integers(0, 90))
+    @rule(
+        advice=st.sampled_from(["MADV_WILLNEED", "MADV_DONTNEED", "MADV_SEQUENTIAL", "MADV_RANDOM"]),
+        page=st.integers(0, 90),
+    )
     def madvise(self, advice: str, page: int) -> None:
         self.same(lambda m: m.madvise(getattr(mmap, advice), page * mmap.PAGESIZE, 20_000))
 

@@ -1,0 +1,266 @@
+"""The planner under every interleaving: a driver of one thread in which chance says who goes next.
+
+Hypothesis gives the seed of the order. It performs the steps against bytes in memory, records each request, and injects cut bodies, refusals and cancelled readers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hctef._arena import AnonymousArena
+from hctef._http import Head
+from hctef._opening import Opening
+from hctef._options import Options
+from hctef._planner import Planner
+from hctef._ranges import PAGE, ByteRange, coalesce
+from hctef._retries import TransportError
+from hctef._steps import Call, Deliver, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Wait
+from hctef.exceptions import HctefNetworkError
+from tests.helpers import pattern
+
+SIZE = 64 * PAGE + 1234
+DATA = pattern(SIZE)
+
+
+@dataclass(eq=False)
+class Task:
+    """A generator on its way."""
+
+    generator: PlanGen[Any]
+    done: Callable[[Any], None] = lambda _: None
+    value: Any = None
+    error: BaseException | None = None
+    blocked: Callable[[], bool] | None = None
+    at: int = 0
+    stop: int = 0
+    receiving: bool = False
+
+
+@dataclass
+class Loop:
+    """Runs tasks, one step at a time."""
+
+    planner: Planner
+    choose: Callable[[int], int]
+    fault: Callable[[], bool] = lambda: False
+    tasks: list[Task] = field(default_factory=list)
+    requested: list[ByteRange] = field(default_factory=list)
+    received: list[ByteRange] = field(default_factory=list)
+    most: int = 0
+
+    def start(self, generator: PlanGen[Any], done: Callable[[Any], None] = lambda _: None) -> Task:
+        task = Task(generator, done)
+        self.tasks.append(task)
+        return task
+
+    def run(self) -> None:
+        for _ in range(100_000):
+            ready = [task for task in self.tasks if task.blocked is None or task.blocked()]
+            if not self.tasks:
+                return
+            assert ready, "every task waits: a deadlock"
+            self.step(ready[self.choose(len(ready))])
+        raise AssertionError("it does not end")
+
+    def step(self, task: Task) -> None:
+        task.blocked = None
+        error, task.error = task.error, None
+        value, task.value = task.value, None
+        try:
+            step = task.generator.throw(error) if error else task.generator.send(value)
+        except StopIteration as end:
+            self.finish(task)
+            task.done(end.value)
+            return
+        except HctefNetworkError as failure:
+            self.finish(task)
+            task.done(failure)
+            return
+        try:
+            self.perform(task, step)
+        except TransportError as failure:
+            task.error = failure
+
+    def finish(self, task: Task) -> None:
+        self.tasks.remove(task)
+
+    def perform(self, task: Task, step: Any) -> None:
+        match step:
+            case Send():
+                spec = step.headers["Range"].removeprefix("bytes=")
+                first, _, last = spec.partition("-")
+                start, stop = (max(0, SIZE - int(last)), SIZE) if not first else (int(first), min(SIZE, int(last) + 1))
+                self.requested.append(ByteRange(start, stop))
+                if self.fault():
+                    raise TransportError("refused", connect=True)
+                task.at, task.stop, task.receiving = start, stop, True
+                self.most = max(self.most, sum(t.receiving for t in self.tasks))
+                headers = {"content-range": f"bytes {start}-{stop - 1}/{SIZE}", "etag": '"1"'}
+                task.value = Head(206, {**headers, "content-length": str(stop - start)})
+            case Receive():
+                if self.fault():
+                    raise TransportError("cut")
+                stop = min(task.stop, task.at + min(step.limit, 1 + self.choose(20 * PAGE)))
+                task.value = DATA[task.at : stop]
+                self.received.append(ByteRange(task.at, stop))
+                task.at = stop
+                task.receiving = stop < task.stop
+            case Fill():
+                self.planner.arena.fill(step.start, step.data)
+            case FetchPlan():
+                for claim in step.claims + step.background:
+                    self.start(self.planner.transfer(claim))
+                waits: list[Future[None]] = [*step.wait, *(claim.wait_for_release() for claim in step.claims)]
+                task.blocked = lambda: all(future.done() for future in waits)
+            case Wait():
+                task.blocked = step.future.done
+            case Call():
+                task.value = step.function()
+            case Deliver() | Sleep():
+                task.value = step
+
+    def cancel(self, task: Task) -> None:
+        """As a KeyboardInterrupt or a cancelled task does: the generator ends where it is."""
+        task.generator.close()
+        self.tasks.remove(task)
+
+
+def opened(loop_of: Callable[[Planner], Loop], **options: Any) -> Loop:
+    planner = Planner("http://host/file", Options(**options), AnonymousArena)
+    loop = loop_of(planner)
+    fault, loop.fault = loop.fault, lambda: False
+    loop.start(Opening(planner).run())
+    loop.run()
+    loop.fault = fault
+    return loop
+
+
+def twice(ranges: list[ByteRange]) -> Iterator[ByteRange]:
+    """What lies in more than one of the ranges."""
+    reach = 0
+    for start, stop in sorted(ranges):
+        if start < reach:
+            yield ByteRange(start, min(stop, reach))
+        reach = max(reach, stop)
+
+
+READS = st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, 12 * PAGE)), min_size=1, max_size=8)
+LIMITS = st.sampled_from([1, 2, 16])
+LEAST = st.sampled_from([1, 8192, 40_000])
+
+
+@given(st.integers(0, 2**32), READS, LIMITS, LEAST, st.sampled_from([0, 5000, 200_000]))
+@settings(max_examples=300, deadline=None)
+def test_no_byte_is_asked_for_twice_whatever_the_order(
+    seed: int, reads: list[tuple[int, int]], connections: int, least: int, prefetch: int
+) -> None:
+    """Overlapping readers get their bytes, each was requested once, at most `max_connections` at a time."""
+    choose = random.Random(seed).randrange
+    loop = opened(
+        lambda planner: Loop(planner, choose),
+        max_connections=connections,
+        minimum_range_request_bytes=least,
+        prefetch_bytes=prefetch,
+    )
+    planner, got = loop.planner, []
+    for start, length in reads:
+        stop = min(SIZE, start + length)
+
+        def done(pin: Any, start: int = start, stop: int = stop) -> None:
+            assert planner.pages.resident(start, stop)
+            got.append(planner.arena.bytes[start:stop] == DATA[start:stop])
+            planner.unpin(pin)
+
+        loop.start(planner.read(start, stop), done)
+    loop.run()
+    assert got == [True] * len(reads)
+    assert not list(twice(loop.requested))
+    assert loop.most <= connections
+    assert planner.cache.all_claims() == []
+
+
+@given(st.integers(0, 2**32), READS, LIMITS, st.sampled_from([0, 64_000]))
+@settings(max_examples=300, deadline=None)
+def test_failures_and_cancelled_readers_harm_nobody_else(
+    seed: int, reads: list[tuple[int, int]], connections: int, resident: int
+) -> None:
+    """Cut bodies, refused connections, eviction: every reader that is left gets right bytes or an error, never others."""
+    choose = random.Random(seed).randrange
+    loop = opened(
+        lambda planner: Loop(planner, choose, lambda: choose(6) == 0),
+        max_connections=connections,
+        max_resident_bytes=resident or None,
+        retries=3,
+    )
+    planner, outcomes = loop.planner, []
+    tasks = []
+    for start, length in reads:
+        stop = min(SIZE, start + min(length, planner.window))
+
+        def done(pin: Any, start: int = start, stop: int = stop) -> None:
+            outcomes.append(pin)
+            if not isinstance(pin, HctefNetworkError):
+                assert planner.arena.bytes[start:stop] == DATA[start:stop]
+                planner.unpin(pin)
+
+        tasks.append(loop.start(planner.read(start, stop), done))
+    victim = tasks[choose(len(tasks))]
+    for _ in range(choose(40)):
+        ready = [task for task in loop.tasks if task.blocked is None or task.blocked()]
+        if ready:
+            loop.step(ready[choose(len(ready))])
+    cancelled = victim in loop.tasks
+    if cancelled:
+        loop.cancel(victim)
+    loop.run()
+    assert len(outcomes) == len(reads) - cancelled
+    assert planner.cache.all_claims() == []
+    for run in planner.pages.runs():
+        assert planner.arena.bytes[run.start : run.stop] == DATA[run.start : run.stop]
+    if resident:
+        assert planner.pages.resident_bytes <= resident
+    fetched = coalesce(loop.received)
+    assert all(any(a <= run.start and run.stop <= b for a, b in fetched) for run in planner.pages.runs())
+
+
+CASES = [
+    # (wanted (offset, length), options, expected requests), pages counted from 0
+    ("one page becomes the minimum", [(0, 1)], {}, [(0, 2)]),
+    ("the minimum of one byte is one page", [(0, 1)], {"minimum_range_request_bytes": 1}, [(0, 1)]),
+    ("a gap under the minimum is filled", [(0, 2), (3, 2)], {}, [(0, 5)]),
+    ("a gap of the minimum is not", [(0, 2), (4, 2)], {}, [(0, 2), (4, 6)]),
+    ("neighbours are one request", [(0, 2), (2, 2), (4, 1)], {}, [(0, 5)]),
+    ("the order does not matter", [(20, 2), (0, 2)], {}, [(0, 2), (20, 22)]),
+    ("the last page is extended backwards", [(40, 1), (39, 1)], {}, [(39, 41)]),
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "options", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_requests_for_ranges(
+    wanted: list[tuple[int, int]], options: dict[str, Any], expected: list[tuple[int, int]]
+) -> None:
+    """A table of what is asked for which ranges (in pages)."""
+    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), **options)
+    loop.requested.clear()
+    ranges = [ByteRange(a * PAGE, (a + n) * PAGE) for a, n in wanted]
+    loop.start(loop.planner.prefetch(ranges, wait=True))
+    loop.run()
+    assert sorted(loop.requested) == [(a * PAGE, b * PAGE) for a, b in expected]
+
+
+def test_opening_is_one_request_and_the_rest_of_the_prefetch_joins_it() -> None:
+    """The part of a page that came with the tail is not asked for again."""
+    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=150_000)
+    assert loop.requested[0] == (SIZE - 65_536, SIZE)
+    assert not list(twice(loop.requested))
+    assert list(loop.planner.pages.runs()) == [((SIZE - 150_000) // PAGE * PAGE, SIZE)]
