@@ -276,7 +276,8 @@ class Planner:
                 merged.append(gap)
         before = 0
         after = [extent.start for extent in merged[1:]] + [self.size]
-        for (start, stop), limit in zip(merged, after, strict=False):
+        for extent, limit in zip(merged, after, strict=False):
+            start, stop = extent
             if stop - start < least:
                 stop = self._free_end(stop, min(limit, align(start, start + least, self.size).stop))
             if stop - start < least:

@@ -1,6 +1,7 @@
 """The planner under every interleaving: a driver of one thread in which chance says who goes next.
 
-Hypothesis gives the seed of the order. It performs the steps against bytes in memory, records each request, and injects cut bodies, refusals and cancelled readers.
+Hypothesis gives the seed of the order. It performs the steps against bytes in memory, records each request, and
+injects cut bodies, refusals and cancelled readers.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ def test_no_byte_is_asked_for_twice_whatever_the_order(
 def test_failures_and_cancelled_readers_harm_nobody_else(
     seed: int, reads: list[tuple[int, int]], connections: int, resident: int
 ) -> None:
-    """Cut bodies, refused connections, eviction: every reader that is left gets right bytes or an error, never others."""
+    """Cut bodies, refused connections, eviction: the readers that are left get right bytes or an error."""
     choose = random.Random(seed).randrange
     loop = opened(
         lambda planner: Loop(planner, choose, lambda: choose(6) == 0),

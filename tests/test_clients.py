@@ -1,0 +1,181 @@
+"""Real clients over nginx: each gives over a URL what it gives over the local file."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import re
+import shutil
+import struct
+import tarfile
+import wave
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import hctef
+from tests.helpers import pattern
+from tests.nginx_server import NginxServer
+
+RANDOM = np.random.default_rng(7)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of the formats that users read."""
+    folder = tmp_path_factory.mktemp("clients")
+    np.save(folder / "a.npy", RANDOM.random((2000, 100), dtype="f4"))
+    RANDOM.random(500_000, dtype="f4").tofile(folder / "raw.f4")
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for n in range(200):
+            archive.writestr(f"dir/{n}.txt", f"member {n}\n" * (n * 20))
+        archive.writestr("big.bin", pattern(1_000_000))
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        tar.add(folder / "a.npy", "a.npy")
+        tar.add(folder / "a.zip", "a.zip")
+    with h5py.File(folder / "a.h5", "w") as h5:
+        for n in range(10):
+            h5.create_dataset(f"group{n}/data", data=RANDOM.random((300, 200)), chunks=(50, 50), compression="gzip")
+        h5["group3"].attrs["unit"] = "K"
+    table = pa.table({f"c{n}": RANDOM.random(50_000) for n in range(8)} | {"name": [f"n{i % 97}" for i in range(50_000)]})
+    pq.write_table(table, folder / "a.parquet", row_group_size=10_000)
+    feather.write_feather(table, folder / "a.arrow", compression="uncompressed")
+    Image.fromarray(RANDOM.integers(0, 255, (300, 400, 3), dtype="u1")).save(folder / "a.png")
+    Image.fromarray(RANDOM.integers(0, 255, (300, 400, 3), dtype="u1")).save(folder / "a.tiff")
+    text = "".join(f"línea {n} — {'x' * (n % 50)}\n" for n in range(20_000)).encode()
+    (folder / "a.txt").write_bytes(text)
+    (folder / "a.txt.gz").write_bytes(gzip.compress(text))
+    (folder / "a.txt.bz2").write_bytes(bz2.compress(text))
+    (folder / "a.txt.xz").write_bytes(lzma.compress(text))
+    with wave.open(str(folder / "a.wav"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(pattern(160_000))
+    return folder
+
+
+@pytest.fixture
+def remote(nginx: NginxServer, folder: Path) -> Any:
+    """URL of a file of the folder."""
+    return lambda name: nginx.add(f"clients-{name}", folder / name)
+
+
+def test_zipfile(remote: Any, folder: Path) -> None:
+    """The directory, and members, compressed and all."""
+    with zipfile.ZipFile(hctef.HttpFile(remote("a.zip"))) as there, zipfile.ZipFile(folder / "a.zip") as here:
+        assert there.namelist() == here.namelist()
+        assert there.testzip() is None
+        assert there.read("dir/77.txt") == here.read("dir/77.txt")
+        with there.open("big.bin") as member:
+            member.seek(500_000)
+            assert member.read(100) == pattern(1_000_000)[500_000:500_100]
+
+
+def test_tarfile(remote: Any, folder: Path) -> None:
+    """A member of an uncompressed archive."""
+    with tarfile.open(fileobj=hctef.HttpFile(remote("a.tar"))) as tar:
+        assert tar.getnames() == ["a.npy", "a.zip"]
+        member = tar.extractfile("a.zip")
+        assert member is not None
+        assert member.read() == (folder / "a.zip").read_bytes()
+
+
+def test_h5py(remote: Any, folder: Path) -> None:
+    """Compressed chunks and attributes."""
+    with h5py.File(hctef.HttpFile(remote("a.h5")), "r") as there, h5py.File(folder / "a.h5", "r") as here:
+        assert np.array_equal(there["group3/data"][10:80, 20:90], here["group3/data"][10:80, 20:90])
+        assert there["group3"].attrs["unit"] == "K"
+        assert list(there) == list(here)
+
+
+def test_parquet(remote: Any, folder: Path) -> None:
+    """Columns of a table."""
+    there = pq.read_table(hctef.HttpFile(remote("a.parquet")), columns=["c2", "name"])
+    assert there.equals(pq.read_table(folder / "a.parquet", columns=["c2", "name"]))
+
+
+def test_arrow_ipc_by_buffer_and_by_file(remote: Any, folder: Path) -> None:
+    """`pa.py_buffer(RemoteBuffer(url))` and the file interface."""
+    here = pa.ipc.open_file(folder / "a.arrow").read_all()
+    assert pa.ipc.open_file(pa.py_buffer(hctef.RemoteBuffer(remote("a.arrow")))).read_all().equals(here)
+    assert pa.ipc.open_file(hctef.HttpFile(remote("a.arrow"))).read_all().equals(here)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_pillow(remote: Any, folder: Path, name: str) -> None:
+    """Pixels."""
+    with Image.open(hctef.HttpFile(remote(name))) as there, Image.open(folder / name) as here:
+        assert np.array_equal(np.asarray(there), np.asarray(here))
+
+
+def test_numpy(remote: Any, folder: Path) -> None:
+    """np.load and np.fromfile's forms, np.frombuffer, np.ndarray, over the same bytes."""
+    here = np.load(folder / "a.npy")
+    assert np.array_equal(np.load(hctef.HttpFile(remote("a.npy"))), here)
+    raw = np.fromfile(folder / "raw.f4", "<f4")
+    with hctef.RemoteBuffer(remote("raw.f4")) as buf:
+        assert np.array_equal(np.frombuffer(buf, "<f4"), raw)
+        assert np.array_equal(np.ndarray((500, 1000), "<f4", buffer=buf), raw.reshape(500, 1000))
+        assert np.array_equal(buf.array("<f4", (10, 10), offset=4000), raw[1000:1100].reshape(10, 10))
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [("gz", gzip.open), ("bz2", bz2.open), ("xz", lzma.open)])
+def test_decompressors(remote: Any, folder: Path, suffix: str, opener: Any) -> None:
+    """They read, seek and iterate over lines."""
+    text = (folder / "a.txt").read_bytes()
+    with hctef.HttpFile(remote(f"a.txt.{suffix}")) as file, opener(file) as stream:
+        assert stream.readline() == text.splitlines(keepends=True)[0]
+        stream.seek(100_000)
+        assert stream.read() == text[100_000:]
+
+
+def test_io_wrappers(remote: Any, folder: Path) -> None:
+    """TextIOWrapper, BufferedReader, copyfileobj and wave."""
+    text = (folder / "a.txt").read_bytes()
+    with io.TextIOWrapper(hctef.HttpFile(remote("a.txt")), "utf-8") as stream:
+        assert stream.read() == text.decode()
+    with io.BufferedReader(hctef.HttpFile(remote("a.txt"), prefetch_bytes=0)) as buffered:  # type: ignore[type-var]
+        assert buffered.peek(5)[:5] == text[:5]
+        assert list(buffered) == text.splitlines(keepends=True)
+    target = io.BytesIO()
+    with hctef.HttpFile(remote("a.txt"), prefetch_bytes=0) as file:
+        shutil.copyfileobj(file, target)
+        assert file.stats.requests < 30  # a sequential reader is read ahead for
+    assert target.getvalue() == text
+    with wave.open(hctef.HttpFile(remote("a.wav"))) as sound:
+        assert sound.readframes(80_000) == pattern(160_000)
+
+
+def test_buffer_clients(remote: Any, folder: Path) -> None:
+    """struct, re, hashlib and zlib over the buffer."""
+    text = (folder / "a.txt").read_bytes()
+    with hctef.RemoteBuffer(remote("a.txt")) as buf:
+        assert struct.unpack_from("<IHB", buf, 1001) == struct.unpack_from("<IHB", text, 1001)
+        assert hashlib.sha256(buf).digest() == hashlib.sha256(text).digest()
+        assert zlib.crc32(buf) == zlib.crc32(text)
+        assert [m.start() for m in re.finditer(rb"nea 19\d\d ", buf)] == [m.start() for m in re.finditer(rb"nea 19\d\d
+        ", text)]
+    with hctef.HttpFile(remote("a.txt")) as file:
+        assert hashlib.file_digest(file, "md5").digest() == hashlib.md5(text).digest()  # type: ignore[arg-type]
+
+
+def test_copy_to(remote: Any, folder: Path, tmp_path: Path) -> None:
+    """The whole file on disk, and nothing beside it."""
+    with hctef.HttpFile(remote("a.zip")) as file:
+        file.copy_to(tmp_path / "copy.zip")
+        assert file.stats.bytes_fetched == file.size
+    assert (tmp_path / "copy.zip").read_bytes() == (folder / "a.zip").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.zip"]
