@@ -491,7 +491,7 @@ class RangeServer:
             piece = body[at : min(end, at + step)]
             request.sent += len(piece)  # before it goes: who has received it finds it counted
             try:
-                connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if reply.chunked else piece)
+                connection.sendall(b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if reply.chunked else piece)
             except OSError:
                 request.sent -= len(piece)
                 raise

@@ -20,10 +20,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as pa
-import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import feather
 
 import hctef
 from tests.helpers import pattern
@@ -49,7 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(10):
             h5.create_dataset(f"group{n}/data", data=RANDOM.random((300, 200)), chunks=(50, 50), compression="gzip")
         h5["group3"].attrs["unit"] = "K"
-    table = pa.table({f"c{n}": RANDOM.random(50_000) for n in range(8)} | {"name": [f"n{i % 97}" for i in range(50_000)]})
+    numbers = {f"c{n}": RANDOM.random(50_000) for n in range(8)}
+    table = pa.table(numbers | {"name": [f"n{i % 97}" for i in range(50_000)]})
     pq.write_table(table, folder / "a.parquet", row_group_size=10_000)
     feather.write_feather(table, folder / "a.arrow", compression="uncompressed")
     Image.fromarray(RANDOM.integers(0, 255, (300, 400, 3), dtype="u1")).save(folder / "a.png")
@@ -71,6 +72,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def remote(nginx: NginxServer, folder: Path) -> Any:
     """URL of a file of the folder."""
     return lambda name: nginx.add(f"clients-{name}", folder / name)
+
+
+def opened(url: str) -> Any:
+    """An HttpFile, for those whose annotations ask for typing.IO, which no io.BufferedIOBase is."""
+    return hctef.HttpFile(url)
 
 
 def test_zipfile(remote: Any, folder: Path) -> None:
@@ -117,7 +123,7 @@ def test_arrow_ipc_by_buffer_and_by_file(remote: Any, folder: Path) -> None:
 @pytest.mark.parametrize("name", ["a.png", "a.tiff"])
 def test_pillow(remote: Any, folder: Path, name: str) -> None:
     """Pixels."""
-    with Image.open(hctef.HttpFile(remote(name))) as there, Image.open(folder / name) as here:
+    with Image.open(opened(remote(name))) as there, Image.open(folder / name) as here:
         assert np.array_equal(np.asarray(there), np.asarray(here))
 
 
@@ -147,7 +153,7 @@ def test_io_wrappers(remote: Any, folder: Path) -> None:
     text = (folder / "a.txt").read_bytes()
     with io.TextIOWrapper(hctef.HttpFile(remote("a.txt")), "utf-8") as stream:
         assert stream.read() == text.decode()
-    with io.BufferedReader(hctef.HttpFile(remote("a.txt"), prefetch_bytes=0)) as buffered:  # type: ignore[type-var]
+    with io.BufferedReader(hctef.HttpFile(remote("a.txt"), prefetch_bytes=0)) as buffered:
         assert buffered.peek(5)[:5] == text[:5]
         assert list(buffered) == text.splitlines(keepends=True)
     target = io.BytesIO()
@@ -155,7 +161,7 @@ def test_io_wrappers(remote: Any, folder: Path) -> None:
         shutil.copyfileobj(file, target)
         assert file.stats.requests < 30  # a sequential reader is read ahead for
     assert target.getvalue() == text
-    with wave.open(hctef.HttpFile(remote("a.wav"))) as sound:
+    with wave.open(opened(remote("a.wav"))) as sound:
         assert sound.readframes(80_000) == pattern(160_000)
 
 
@@ -166,10 +172,10 @@ def test_buffer_clients(remote: Any, folder: Path) -> None:
         assert struct.unpack_from("<IHB", buf, 1001) == struct.unpack_from("<IHB", text, 1001)
         assert hashlib.sha256(buf).digest() == hashlib.sha256(text).digest()
         assert zlib.crc32(buf) == zlib.crc32(text)
-        assert [m.start() for m in re.finditer(rb"nea 19\d\d ", buf)] == [m.start() for m in re.finditer(rb"nea 19\d\d
-        ", text)]
+        found = [[m.start() for m in re.finditer(rb"nea 19\d\d ", where)] for where in (buf, text)]
+        assert found[0] == found[1] != []
     with hctef.HttpFile(remote("a.txt")) as file:
-        assert hashlib.file_digest(file, "md5").digest() == hashlib.md5(text).digest()  # type: ignore[arg-type]
+        assert hashlib.file_digest(file, "md5").digest() == hashlib.md5(text).digest()
 
 
 def test_copy_to(remote: Any, folder: Path, tmp_path: Path) -> None:
