@@ -7,6 +7,8 @@ Servers that refuse or ignore suffix ranges are asked for `bytes=0-0`, then for 
 
 from __future__ import annotations
 
+import contextlib
+
 from hctef._http import Head, Part, check_version, parse_part, range_header, status_error, suffix_header
 from hctef._planner import Planner
 from hctef._ranges import ByteRange
@@ -167,9 +169,10 @@ class Opening:
             if further.extent.start == stop:
                 size = further.size or (further.extent.stop if further.extent.stop < stop + least else None)
         if size is None:
-            answer = yield from requester.ask(self._attempts, {}, self._where, method="HEAD", retry=False)
-            if answer.status == 200 and not answer.coded and head.validator.agrees(answer.validator):
-                size = answer.length
+            with contextlib.suppress(HctefNetworkError):  # HEAD is forbidden, or hangs: then it tells nothing
+                answer = yield from requester.ask(self._attempts, {}, self._where, method="HEAD", retry=False)
+                if answer.status == 200 and not answer.coded and head.validator.agrees(answer.validator):
+                    size = answer.length
         if size is None or size < stop:
             message = f"{self._where}: the server hides the file's size (Content-Range …/*), and HEAD does not tell it"
             raise RangeRequestsUnsupportedError(message, status=206, reason="content-range-hidden")

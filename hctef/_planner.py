@@ -175,7 +175,7 @@ class Planner:
         except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
             claim.error = error
             if not isinstance(error, Cancelled):
-                log.warning("%s: %s", self.requester.where(claim.start, claim.stop), error)
+                log.warning("a transfer failed: %s", error)
         finally:
             self.cache.release(claim)
 
@@ -232,8 +232,12 @@ class Planner:
                 self.cache.release(claim)
 
     def close(self) -> None:
+        """Stop transfers; whoever waits for them wakes, and finds the file closed."""
         self.closed = True
-        self.cancel(self.cache.all_claims())
+        claims = self.cache.all_claims()
+        self.cancel(claims)
+        for claim in claims:
+            self.cache.release(claim)
 
     def after_fork(self) -> None:
         """In a child: the parent's transfers are not ours, and what came is as good here as there."""

@@ -170,8 +170,9 @@ class Remote:
 
     def pin_forever(self) -> None:
         """All of the file is resident, and a view of it went out that nobody keeps account of."""
-        with self.driver.lock:
-            self.planner.pin(0, self.size)
+        if self.size:
+            with self.driver.lock:
+                self.planner.pin(0, self.size)
 
     def resident_ranges(self) -> list[tuple[int, int]]:
         with self.driver.lock:

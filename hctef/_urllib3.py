@@ -36,6 +36,7 @@ DRAIN_BYTES = 16 * 1024
 """A discarded body of up to this many bytes is read, to keep the connection; a longer one costs more than a new one."""
 
 _POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
+_ONCE = urllib3.Retry(False)  # the core asks again, not the pool
 _pools: dict[str, urllib3.PoolManager] = {}
 _pools_lock = threading.Lock()
 
@@ -95,9 +96,11 @@ class Urllib3Exchange:
     def __init__(self, transport: Urllib3Transport) -> None:
         self._transport = transport
         self._response: urllib3.BaseHTTPResponse | None = None
+        self._method = ""
 
     def send(self, request: Send) -> Head:
         self.drop()
+        self._method = request.method
         pool = self._transport.pool or shared_pool(request.url)
         try:
             self._response = pool.request(
@@ -107,7 +110,7 @@ class Urllib3Exchange:
                 preload_content=False,
                 decode_content=False,
                 redirect=False,
-                retries=False,
+                retries=_ONCE,
                 timeout=self._transport.timeout,
             )
         except (HTTPError, OSError, ValueError) as error:
@@ -131,8 +134,12 @@ class Urllib3Exchange:
         if response is None:
             return
         left = response.length_remaining
+        if response.status < 200 or response.status in (204, 304) or self._method == "HEAD":
+            left = (
+                DRAIN_BYTES + 1
+            )  # http.client takes no body for these: what else came would pass for the next response
         with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
-            if response.chunked or left is None:
+            if left is None or response.chunked:
                 if response._fp is not None and response._fp.isclosed():  # read to its end
                     response.release_conn()
                     self._response = None

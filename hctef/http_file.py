@@ -63,7 +63,7 @@ class HttpFile(Reader, io.BufferedIOBase):
 
     @property
     def buffer(self) -> RemoteBuffer:
-        """The RemoteBuffer on the same pages; closed with this file."""
+        """The RemoteBuffer on the same pages, the same object each time. It stays open when this file is closed."""
         remote = self._open()
         own = getattr(self, "_own_buffer", None)
         if own is None or own.closed:
@@ -295,10 +295,7 @@ class HttpFile(Reader, io.BufferedIOBase):
 
     def close(self) -> None:
         """Close. Idempotent; clones and views live on. What is being fetched for this file alone is stopped."""
-        own = getattr(self, "_own_buffer", None)
         self._own_buffer = None
-        if own is not None:
-            own.close()
         self._release()
 
     def __enter__(self) -> Self:

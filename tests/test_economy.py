@@ -1,0 +1,271 @@
+"""No needless request, byte or copy: counted on the server's side."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hctef
+from tests.helpers import pattern, wait_until
+from tests.nginx_server import NginxServer
+from tests.range_server import Gate, RangeServer, status, when
+
+MIB = 1 << 20
+DATA = pattern(64 * MIB)
+
+
+@pytest.fixture(scope="module")
+def big(nginx: NginxServer) -> str:
+    return nginx.add("big.bin", DATA)
+
+
+@pytest.mark.parametrize("reader", [hctef.HttpFile, hctef.RemoteBuffer])
+def test_open_and_a_first_read_inside_the_prefetch(nginx: NginxServer, reader: Any) -> None:
+    """Two requests at most: the opening's, and the rest of the prefetch behind it."""
+    name = f"first-{reader.__name__}"
+    url = nginx.add(name, DATA[: 8 * MIB])
+    with reader(url) as file:
+        file.seek(-100, 2)
+        assert file.read(100) == DATA[8 * MIB - 100 : 8 * MIB]
+        wait_until(lambda: file.resident_bytes >= (MIB if reader is hctef.HttpFile else 4096))
+    log = nginx.log(name)
+    assert len(log) <= 2
+    assert sum(entry.sent for entry in log) <= MIB + 4096
+
+
+@pytest.mark.parametrize("direction", ["END", "START"])
+@pytest.mark.parametrize("size", [1, 4095, 4096, 8192, 65_536, 65_537, 100_000, MIB, MIB + 1, 3 * MIB])
+def test_no_byte_twice_from_opening_to_reading_all(range_server: RangeServer, size: int, direction: Any) -> None:
+    """Whatever the file's size is to the prefetch's."""
+    url = range_server.add("f", DATA[:size])
+    with hctef.HttpFile(url, prefetch_direction=direction) as file:
+        assert file.read() == DATA[:size]
+    assert range_server.sent_twice() == []
+    assert range_server.bytes_sent == size
+
+
+def test_a_thousand_ranges_by_prefetch(range_server: RangeServer) -> None:
+    """The server saw no byte twice, few requests for near ranges, and at most max_connections at once."""
+    url = range_server.add("f", DATA[: 32 * MIB])
+    ranges = [(n * 32_768 + n % 7 * 1000, 100 + n % 5 * 700) for n in range(1000)]
+    with hctef.RemoteBuffer(url, max_connections=8) as buf:
+        range_server.forget()
+        count = buf.prefetch(ranges[::-1])
+        assert range_server.sent_twice() == []
+        assert count == range_server.bytes_sent
+        assert count <= 1000 * 12_288
+        assert range_server.most_in_flight <= 8
+        requests = range_server.requests
+        assert [buf[a : a + n] for a, n in ranges] == [DATA[a : a + n] for a, n in ranges]
+        assert buf.prefetch(ranges) == 0
+        assert range_server.requests == requests
+
+
+def test_prefetch_runs_several_requests_at_once(range_server: RangeServer) -> None:
+    """Up to max_connections, and not one more."""
+    url = range_server.add("f", DATA[:MIB])
+    gate = Gate()
+    with hctef.RemoteBuffer(url, max_connections=5) as buf:
+        range_server.behave("f", gate)
+        range_server.forget()
+        assert buf.prefetch([(n * 50_000, 10) for n in range(12)], wait=False) == 12 * 8192
+        gate.wait_for(5)
+        assert range_server.requests == 5
+        gate.open()
+        wait_until(lambda: buf.resident_bytes >= 12 * 8192)
+        assert range_server.most_in_flight == 5
+
+
+def test_gaps_smaller_than_the_minimum_are_filled(range_server: RangeServer) -> None:
+    """One request for two near ranges, two for far ones."""
+    url = range_server.add("f", DATA[:MIB])
+    with hctef.HttpFile(url, prefetch_bytes=0, minimum_range_request_bytes=20_000) as file:
+        range_server.forget()
+        file.read_ranges([(0, 4000), (20_000, 24_000)])
+        assert range_server.requests == 1
+        file.read_ranges([(100_000, 100_010), (200_000, 200_010)])
+        assert range_server.requests == 3
+
+
+def test_one_large_read_is_split_over_connections(range_server: RangeServer) -> None:
+    """64 MiB are fetched by several requests in flight at once, none of a byte that another asked for."""
+    url = range_server.add("f", DATA)
+    gate = Gate()
+    with hctef.HttpFile(url, prefetch_bytes=0, max_connections=4) as file:
+        range_server.behave("f", gate)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(file.read)
+            gate.wait_for(4)
+            gate.open()
+            assert future.result() == DATA
+    assert range_server.sent_twice() == []
+
+
+def test_sixteen_threads_read_the_same_64_mib(nginx: NginxServer, big: str) -> None:
+    """The server sends each byte once."""
+    url = nginx.add("threads.bin", DATA)
+    with hctef.HttpFile(url, prefetch_bytes=0) as file:
+
+        def read(n: int) -> bool:
+            clone = file.clone()
+            clone.seek(0)
+            step = 100_003 + n * 65_537
+            return all(clone.read(step) == DATA[at : at + step] for at in range(0, len(DATA), step))
+
+        with ThreadPoolExecutor(16) as pool:
+            assert all(pool.map(read, range(16)))
+    assert sum(entry.sent for entry in nginx.log("threads.bin")) == len(DATA)
+
+
+def test_sixteen_threads_on_one_file_object(range_server: RangeServer) -> None:
+    """Each read takes the next bytes: together they have all of the file, none twice."""
+    url = range_server.add("f", DATA[: 4 * MIB])
+    pieces: list[bytes] = []
+    with hctef.HttpFile(url) as file:
+
+        def read(_: int) -> None:
+            while piece := file.read(8192):
+                pieces.append(piece)
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(read, range(16)))
+    assert sorted(pieces) == sorted(DATA[at : at + 8192] for at in range(0, 4 * MIB, 8192))
+    assert range_server.sent_twice() == []
+
+
+def test_threads_under_a_bound_on_memory(range_server: RangeServer) -> None:
+    """Eviction all the time, hits without a lock: never a wrong byte, and the bound holds."""
+    url = range_server.add("f", DATA[: 2 * MIB])
+    with hctef.RemoteBuffer(url, max_resident_bytes=256 * 1024) as buf:
+
+        def read(seed: int) -> bool:
+            random = np.random.default_rng(seed)
+            for _ in range(400):
+                at, n = int(random.integers(0, 2 * MIB)), int(random.integers(1, 60_000))
+                if random.random() < 0.5:
+                    at, n = at % 100_000, n % 4096 + 1
+                if buf[at : at + n] != DATA[at : min(2 * MIB, at + n)]:
+                    return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(read, range(8)))
+        assert buf.resident_bytes <= 256 * 1024
+        assert buf.stats.evictions > 100
+
+
+def test_what_is_read_again_stays(range_server: RangeServer) -> None:
+    """Least recently used goes first: a hot page survives a scan."""
+    url = range_server.add("f", DATA[: 4 * MIB])
+    with hctef.HttpFile(url, prefetch_bytes=0, max_resident_bytes=MIB, readahead="off") as file:
+        file.seek(0)
+        file.read(4096)
+        for at in range(MIB, 3 * MIB, 8192):
+            file.seek(at)
+            file.read(8192)
+            file.seek(0)
+            file.read(4096)
+        range_server.forget()
+        file.seek(0)
+        assert file.read(4096) == DATA[:4096]
+        assert range_server.requests == 0
+
+
+def test_a_read_larger_than_the_bound(range_server: RangeServer) -> None:
+    """Goes through in windows."""
+    url = range_server.add("f", DATA[: 4 * MIB])
+    with hctef.HttpFile(url, max_resident_bytes=MIB) as file:
+        assert file.read() == DATA[: 4 * MIB]
+        assert file.resident_bytes <= MIB
+
+
+def test_a_hit_makes_no_request_and_takes_no_lock(range_server: RangeServer) -> None:
+    """It goes through while another thread holds the file's lock."""
+    url = range_server.add("f", DATA[:MIB])
+    with hctef.HttpFile(url) as file:
+        file.read()
+        requests = range_server.requests
+        remote = file._remote
+        assert remote is not None
+        buffer = file.buffer  # made before: a new reader of the pages is registered under a lock
+
+        def hits() -> list[bytes | int]:
+            file.seek(100)
+            return [file.read(50), file.read(100_000), file.readline(20), buffer[5:10], buffer[7]]
+
+        line = DATA[100_150:100_170].partition(b"\n")
+        expected = [DATA[100:150], DATA[150:100_150], line[0] + line[1], DATA[5:10], DATA[7]]
+        with remote.driver.lock, ThreadPoolExecutor(1) as pool:
+            assert pool.submit(hits).result(20) == expected
+        assert range_server.requests == requests
+
+
+def test_a_failed_reader_fails_nobody_else(range_server: RangeServer) -> None:
+    """Those who waited for its bytes fetch them themselves."""
+    url = range_server.add("f", DATA[:MIB])
+    gate = Gate()
+    failing = threading.Event()
+    with hctef.HttpFile(url, prefetch_bytes=0, retries=0) as file:
+        range_server.behave(
+            "f", when(lambda _: not failing.is_set(), gate), when(lambda _: not failing.is_set(), status(500))
+        )
+        range_server.forget()
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(file.clone().read, 10)
+            gate.wait_for(1)
+            second = pool.submit(file.clone().read, 10)
+            wait_until(lambda: file.stats.waits == 1)
+            range_server.behave("f")
+            gate.open()
+            with pytest.raises(hctef.HctefNetworkError, match="500"):
+                first.result(20)
+            assert second.result(20) == DATA[:10]
+
+
+def test_stream_goes_past_the_cache(range_server: RangeServer) -> None:
+    """What is resident is not fetched again, what is not is not kept."""
+    url = range_server.add("f", DATA[: 4 * MIB])
+    with hctef.HttpFile(url) as file:
+        wait_until(lambda: file.resident_bytes >= MIB)
+        resident = file.resident_bytes
+        assert b"".join(file.stream()) == DATA[: 4 * MIB]
+        assert file.resident_bytes == resident
+        assert next(file.stream(5, 10)) == DATA[5:10]
+    assert range_server.sent_twice() == [(5, 10)]
+
+
+def test_files_of_a_host_share_connections(range_server: RangeServer) -> None:
+    """The tenth file costs no handshake."""
+    for n in range(10):
+        with hctef.HttpFile(range_server.add(f"f{n}", DATA[:100_000]), prefetch_bytes=0) as file:
+            assert file.read(10) == DATA[:10]
+    assert range_server.connections == 1
+
+
+def test_peak_memory_of_a_large_range(nginx: NginxServer) -> None:
+    """Reading 256 MiB into the arena takes at most that and 32 MiB: no second copy anywhere."""
+    url = nginx.add("quarter.bin", bytes(256 * MIB))
+    code = f"""
+import resource, hctef
+buf = hctef.RemoteBuffer({url!r})
+buf[0:10]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+view = buf.view()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 <= (256 + 32) * MIB
+
+
+def test_requests_carry_the_condition(range_server: RangeServer) -> None:
+    """Every request after the opening is for the version that was opened."""
+    url = range_server.add("f", DATA[:MIB])
+    with hctef.HttpFile(url) as file:
+        file.read()
+    assert all(request.headers.get("if-match") == '"v1"' for request in range_server.log[1:])

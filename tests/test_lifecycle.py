@@ -1,0 +1,336 @@
+"""Files over the life of a program: TLS, pickling, forks, garbage, threads that end, clones and their positions."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import ssl
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import urllib3
+
+import hctef
+from tests.helpers import pattern, wait_until
+from tests.nginx_server import NginxServer
+from tests.range_server import Gate, RangeServer, status, trickle
+
+DATA = pattern(1 << 20)
+TOKEN = "not a secret that a test would leak"
+
+
+@pytest.fixture
+def url(range_server: RangeServer) -> str:
+    return range_server.add("f", DATA)
+
+
+# TLS
+
+
+def test_tls_is_verified_by_default(tls_range_server: RangeServer) -> None:
+    """An untrusted certificate is an error at once, without a retry."""
+    url = tls_range_server.add("f", DATA)
+    with pytest.raises(hctef.HctefNetworkError, match="certificate is not trusted"):
+        hctef.HttpFile(url)
+    assert tls_range_server.requests == 0
+
+
+def test_a_trusted_authority(tls_range_server: RangeServer, ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the caller's pool, and by SSL_CERT_FILE as OpenSSL takes it."""
+    url = tls_range_server.add("f", DATA)
+    with urllib3.PoolManager(ca_certs=str(ca_file)) as pool:
+        with hctef.HttpFile(url, pool=pool) as file:
+            assert file.read() == DATA
+        assert pool.request("GET", url).status == 200  # not closed by hctef
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    with urllib3.PoolManager() as pool, hctef.HttpFile(url, pool=pool) as file:
+        assert file.read() == DATA
+
+
+def test_a_wrong_host_name(tls_range_server: RangeServer, ca_file: Path) -> None:
+    """The certificate must be the host's."""
+    url = tls_range_server.add("f", DATA).replace("localhost", "127.0.0.2")
+    context = ssl.create_default_context(cafile=str(ca_file))
+    with urllib3.PoolManager(ssl_context=context) as pool, pytest.raises(hctef.HctefNetworkError, match="TLS"):
+        hctef.HttpFile(url, pool=pool)
+
+
+# pickling
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_opens_on_first_use(range_server: RangeServer, url: str, protocol: int) -> None:
+    """URL, options, position and validator; no request until it is read."""
+    with hctef.HttpFile(url, prefetch_bytes=5000, headers={"X-Plain": "yes"}) as file:
+        file.seek(1000)
+        data = pickle.dumps(file, protocol)
+    requests = range_server.requests
+    other = pickle.loads(data)
+    assert "not open yet" in repr(other)
+    assert not other.closed
+    assert range_server.requests == requests
+    assert other.read(10) == DATA[1000:1010]
+    assert range_server.log[-1].headers["x-plain"] == "yes"
+    other.close()
+    assert other.closed
+    with pytest.raises(ValueError, match="closed"):
+        other.read()
+
+
+def test_a_pickled_buffer(url: str) -> None:
+    """As a file."""
+    with hctef.RemoteBuffer(url, max_export_bytes=5) as buf:
+        other = pickle.loads(pickle.dumps(buf))
+    assert other[10:20] == DATA[10:20]
+    with pytest.raises(BufferError, match="max_export_bytes"):
+        memoryview(other)
+    other.close()
+
+
+def test_a_pickle_refuses_a_file_that_changed(range_server: RangeServer, url: str) -> None:
+    """RemoteFileChangedError on first use, each time."""
+    with hctef.HttpFile(url) as file:
+        other = pickle.loads(pickle.dumps(file))
+    range_server.add("f", DATA[::-1], etag='"v2"')
+    for _ in range(2):
+        with pytest.raises(hctef.RemoteFileChangedError, match="pickled"):
+            other.read(1)
+
+
+def test_a_pickle_holds_no_credential(range_server: RangeServer, url: str) -> None:
+    """And the error that follows says why."""
+    secret = url.replace("http://", "http://user:SECRET@")
+    with hctef.HttpFile(secret, headers={"X-Api-Token": "SECRET", "Accept-Language": "de"}) as file:
+        data = pickle.dumps(file)
+    assert b"SECRET" not in data
+    range_server.behave("f", status(401))
+    with pytest.raises(hctef.RemotePermissionError, match="not pickled"):
+        pickle.loads(data).read(1)
+
+
+def test_copies_are_clones_or_nothing(url: str) -> None:
+    """copy.copy would share a position by accident."""
+    with hctef.HttpFile(url) as file:
+        with pytest.raises(TypeError, match="clone"):
+            copy.copy(file)
+        with pytest.raises(TypeError, match="clone"):
+            copy.deepcopy(file)
+
+
+# cursors
+
+
+def test_clones_share_pages_and_have_their_own_positions(range_server: RangeServer, url: str) -> None:
+    """No request to clone, none for what another fetched."""
+    with hctef.HttpFile(url) as file:
+        file.read()
+        requests = range_server.requests
+        file.seek(500)
+        clone = file.clone()
+        assert clone.tell() == 500
+        clone.seek(7)
+        assert file.read(5) == DATA[500:505]
+        assert clone.read(5) == DATA[7:12]
+        buf = file.buffer
+        assert buf is file.buffer
+        assert buf.file().read(5) == DATA[:5]
+        assert range_server.requests == requests
+    assert clone.read(5) == DATA[12:17]
+    assert buf[0:5] == DATA[:5]
+    clone.close()
+    buf.close()
+
+
+def test_a_buffer_outlives_the_file_it_came_from(url: str) -> None:
+    """`HttpFile(url).buffer` is an idiom."""
+    buf = hctef.HttpFile(url).buffer
+    gc.collect()
+    assert buf[100:110] == DATA[100:110]
+
+
+def test_stats_are_those_of_all_readers(url: str) -> None:
+    """Hits and bytes of clones, open and closed."""
+    with hctef.HttpFile(url) as file:
+        file.seek(-100, 2)
+        file.read(100)
+        with file.clone() as clone:
+            clone.seek(-50, 2)
+            clone.read(10)
+        file.buffer[len(DATA) - 5 : len(DATA)]
+        stats = file.stats
+        assert (stats.hits, stats.misses, stats.bytes_read) == (3, 0, 115)
+        file.seek(0)
+        file.read(1)
+        stats = file.stats
+        assert stats.misses == 1
+        assert stats.requests >= 2
+        assert stats.seconds_waited > 0
+        assert "requests=" in str(stats)
+
+
+def test_repr_and_html(url: str) -> None:
+    """A line, and a table with a picture."""
+    with hctef.RemoteBuffer(url) as buf:
+        buf[500_000:500_010]
+        assert "1.0 MiB" in repr(buf)
+        html = buf._repr_html_()
+        assert "<svg" in html
+        assert "<rect" in html
+    assert "closed" in repr(buf)
+    assert "closed" in buf._repr_html_()
+
+
+def test_garbage_collection_in_any_order(range_server: RangeServer, url: str) -> None:
+    """Views keep the bytes; nothing else keeps anything."""
+    for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]):
+        file = hctef.HttpFile(url)
+        buf = file.buffer
+        array = np.frombuffer(buf, "u1")
+        arena = weakref.ref(file._remote)  # type: ignore[arg-type]
+        objects: list[Any] = [file, buf, array]
+        del file, buf, array
+        for index in order:
+            if index == 2:
+                assert objects[2].tobytes() == DATA
+            objects[index] = None
+            gc.collect()
+        wait_until(lambda ref=arena: (gc.collect(), ref() is None)[1])  # type: ignore[misc]
+
+
+def test_views_outlive_the_buffer(url: str) -> None:
+    """numpy, memoryview and slices of them, after close and after garbage collection."""
+    buf = hctef.RemoteBuffer(url)
+    array = np.frombuffer(buf, "<u8")
+    view = buf.view(1000, 2000)[10:20]
+    part = buf.array("u1", 100, 5)[3:7]
+    buf.close()
+    del buf
+    gc.collect()
+    assert array.tobytes() == DATA
+    assert view == DATA[1010:1020]
+    assert part.tobytes() == DATA[8:12]
+
+
+def test_threads_of_transfers_end(range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle ones go by themselves."""
+    monkeypatch.setattr("hctef._drivers.IDLE_SECONDS", 0.05)
+    with hctef.HttpFile(url) as file:
+        file.read()
+        wait_until(lambda: not any(thread.name == "hctef-transfer" for thread in threading.enumerate()))
+
+
+def test_closing_stops_a_prefetch(range_server: RangeServer, url: str) -> None:
+    """The transfer ends at its next piece, and asks for nothing more."""
+    range_server.behave("f", trickle(50))
+    buf = hctef.RemoteBuffer(url.replace("/f", "/g")) if False else None
+    assert buf is None
+    range_server.behave("f")
+    buf = hctef.RemoteBuffer(url, max_connections=1)
+    range_server.behave("f", trickle(50))
+    buf.prefetch([(0, 100_000), (300_000, 10), (600_000, 10)], wait=False)
+    wait_until(lambda: range_server.requests == 2)
+    buf.close()
+    wait_until(lambda: not any(thread.name == "hctef-transfer" for thread in threading.enumerate()), 30)
+    assert range_server.requests == 2
+
+
+# interrupts and forks
+
+
+def test_ctrl_c_interrupts_a_read(range_server: RangeServer, url: str) -> None:
+    """And the file is as good as before."""
+    with hctef.HttpFile(url, prefetch_bytes=0) as file:
+        gate = Gate()
+        range_server.behave("f", gate)
+        main = threading.get_ident()
+
+        def interrupt() -> None:
+            gate.wait_for(1)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            file.read(10)
+        thread.join()
+        gate.open()
+        range_server.behave("f")
+        assert file.tell() == 0
+        assert file.read(10) == DATA[:10]
+
+
+FORKED: Any = None
+
+
+def read_forked(at: int) -> bool:
+    """In a child of fork."""
+    return bool(FORKED[at : at + 3000] == DATA[at : at + 3000])
+
+
+def hang_if_broken(_: int) -> bool:
+    return FORKED.find(DATA[700_000:700_016], 0) == 700_000
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # that is what is tested
+def test_fork_while_transfers_run(nginx: NginxServer) -> None:
+    """Children read what is there and fetch the rest by connections of their own."""
+    global FORKED  # a child of fork finds it here
+    url = nginx.add("forked.bin", DATA)
+    with hctef.RemoteBuffer(url, max_connections=4) as FORKED:
+        FORKED.prefetch([(n * 20_000, 5000) for n in range(30)], wait=False)
+        with multiprocessing.get_context("fork").Pool(4) as pool:
+            assert all(pool.map(read_forked, range(0, 1_000_000, 7919)))
+            assert all(pool.map(hang_if_broken, range(4)))
+        assert all(map(read_forked, range(0, 1_000_000, 7919)))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_in_the_middle_of_a_read(range_server: RangeServer, url: str) -> None:
+    """The child drops the parent's claims: it does not wait for a thread that it has not."""
+    with hctef.HttpFile(url, prefetch_bytes=0) as file:
+        gate = Gate()
+        range_server.behave("f", gate)
+        reader = threading.Thread(target=file.clone().read, args=(10,))
+        reader.start()
+        gate.wait_for(1)
+        range_server.behave("f")
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if file.read(10) == DATA[:10] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        gate.open()
+        reader.join(20)
+        assert file.read(10) == DATA[:10]
+
+
+def test_spawned_processes_get_a_copy(nginx: NginxServer) -> None:
+    """By pickle."""
+    url = nginx.add("spawned.bin", DATA)
+    with hctef.HttpFile(url) as file, multiprocessing.get_context("spawn").Pool(1) as pool:
+        file.seek(10)
+        assert pool.apply(hctef.HttpFile.read, (file, 20)) == DATA[10:30]
+
+
+def test_proxies_of_the_environment(range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """http_proxy is honoured, no_proxy too; the proxy's credentials are sent to it and never shown."""
+    seen: list[str] = []
+    range_server.add("f", DATA)
+    range_server.behave("http://example.test/f", lambda request, reply: seen.append(request.target))
+    range_server.files["http://example.test/f"] = range_server.files["f"]
+    monkeypatch.setenv("http_proxy", f"http://user:SECRET@127.0.0.1:{range_server.port}")
+    with hctef.HttpFile("http://example.test/f") as file:
+        assert file.read(10) == DATA[:10]
+        assert "SECRET" not in repr(file)
+    assert seen
+    assert "proxy-authorization" in range_server.log[0].headers
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with hctef.HttpFile(url) as file:
+        assert file.read(10) == DATA[:10]
