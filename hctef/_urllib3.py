@@ -135,9 +135,7 @@ class Urllib3Exchange:
             return
         left = response.length_remaining
         if response.status < 200 or response.status in (204, 304) or self._method == "HEAD":
-            left = (
-                DRAIN_BYTES + 1
-            )  # http.client takes no body for these: what else came would pass for the next response
+            left = DRAIN_BYTES + 1  # http.client reads no body of these: what came would pass for the next response
         with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
             if left is None or response.chunked:
                 if response._fp is not None and response._fp.isclosed():  # read to its end

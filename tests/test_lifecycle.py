@@ -57,7 +57,7 @@ def test_a_trusted_authority(tls_range_server: RangeServer, ca_file: Path, monke
 
 def test_a_wrong_host_name(tls_range_server: RangeServer, ca_file: Path) -> None:
     """The certificate must be the host's."""
-    url = tls_range_server.add("f", DATA).replace("localhost", "127.0.0.2")
+    url = tls_range_server.add("f", DATA).replace("localhost", "127.0.0.1")
     context = ssl.create_default_context(cafile=str(ca_file))
     with urllib3.PoolManager(ssl_context=context) as pool, pytest.raises(hctef.HctefNetworkError, match="TLS"):
         hctef.HttpFile(url, pool=pool)
@@ -194,7 +194,7 @@ def test_garbage_collection_in_any_order(range_server: RangeServer, url: str) ->
         file = hctef.HttpFile(url)
         buf = file.buffer
         array = np.frombuffer(buf, "u1")
-        arena = weakref.ref(file._remote)  # type: ignore[arg-type]
+        arena = weakref.ref(file._remote)
         objects: list[Any] = [file, buf, array]
         del file, buf, array
         for index in order:
@@ -229,10 +229,6 @@ def test_threads_of_transfers_end(range_server: RangeServer, url: str, monkeypat
 
 def test_closing_stops_a_prefetch(range_server: RangeServer, url: str) -> None:
     """The transfer ends at its next piece, and asks for nothing more."""
-    range_server.behave("f", trickle(50))
-    buf = hctef.RemoteBuffer(url.replace("/f", "/g")) if False else None
-    assert buf is None
-    range_server.behave("f")
     buf = hctef.RemoteBuffer(url, max_connections=1)
     range_server.behave("f", trickle(50))
     buf.prefetch([(0, 100_000), (300_000, 10), (600_000, 10)], wait=False)
@@ -276,7 +272,7 @@ def read_forked(at: int) -> bool:
 
 
 def hang_if_broken(_: int) -> bool:
-    return FORKED.find(DATA[700_000:700_016], 0) == 700_000
+    return bool(FORKED.find(DATA[700_000:700_016], 0) == 700_000)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # that is what is tested

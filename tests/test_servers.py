@@ -85,9 +85,7 @@ def test_a_200_in_the_middle_is_an_error(range_server: RangeServer, url: str) ->
 
 
 @pytest.mark.parametrize("spoil", [[], [chunked], [times(3, cut(100_000))], [chunked, times(3, cut(100_000))]])
-def test_the_whole_stream_serves_where_it_is_wished(
-    range_server: RangeServer, url: str, spoil: list[Behaviour]
-) -> None:
+def test_the_whole_stream_where_it_is_wished(range_server: RangeServer, url: str, spoil: list[Behaviour]) -> None:
     """on_no_range='download', with and without a Content-Length, cut in the middle or not."""
     range_server.behave("f", ignore_range, *spoil)
     with opened(url, on_no_range="download") as file:
@@ -504,7 +502,7 @@ def test_other_statuses_are_final(range_server: RangeServer, url: str, code: int
         opened(url)
     assert range_server.requests == 1
     assert url in str(caught.value)
-    assert caught.value.status == code
+    assert getattr(caught.value, "status", None) == code
 
 
 @pytest.mark.parametrize("date", [False, True])
@@ -704,7 +702,7 @@ def test_ranges_outside_of_the_file(range_server: RangeServer, url: str) -> None
             lambda: file.seek(-1),
         ):
             with pytest.raises(ValueError):
-                bad()  # type: ignore[no-untyped-call]
+                bad()
         assert range_server.requests == requests
 
 
@@ -743,7 +741,7 @@ def test_use_after_close(range_server: RangeServer, url: str) -> None:
         buf.resident_ranges,
     ):
         with pytest.raises(ValueError, match="closed"):
-            call()  # type: ignore[operator]
+            call()
     assert view == DATA[100:200]
     assert file.closed
     assert "closed" in repr(file)
