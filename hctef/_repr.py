@@ -9,7 +9,7 @@ from html import escape
 from hctef._stats import Stats
 
 BLOCKS = "·▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = ".:-=+*%@#"
+ASCII_BLOCKS = ".:-=+*%#@"
 
 
 def format_bytes(count: int) -> str:

@@ -1,0 +1,110 @@
+"""A Range-capable server for a folder: aiohttp's FileResponse, which knows ranges, validators and conditions.
+
+For demos, notebooks and a quick look; nginx is for more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+NEEDED = "`hctef serve` and `hctef demo` need aiohttp: pip install 'hctef[async]'"
+
+
+def _app(folder: Path) -> web.Application:
+    """Serves the regular files under `folder`, and nothing outside of it, links out of it included."""
+    from aiohttp import web  # noqa: PLC0415  # an extra, and slow to import
+
+    async def get(request: web.Request) -> web.StreamResponse:
+        path = (folder / request.match_info["path"]).resolve()
+        if not path.is_relative_to(folder):
+            raise web.HTTPNotFound
+        if path.is_dir():
+            names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+            items = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in names)
+            return web.Response(text=f"<!doctype html><ul>{items}</ul>", content_type="text/html")
+        if not path.is_file():
+            raise web.HTTPNotFound
+        return web.FileResponse(path, chunk_size=256 * 1024)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", get)
+    return app
+
+
+async def _run(folder: Path, host: str, port: int, ready: Callable[[str], object], stop: asyncio.Event) -> None:
+    from aiohttp import web  # noqa: PLC0415  # as above
+
+    runner = web.AppRunner(_app(folder), access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        bound = runner.addresses[0]
+        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        ready(f"http://{shown}:{bound[1]}")
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def serve(folder: Path, host: str, port: int, ready: Callable[[str], object]) -> None:
+    """Serve until interrupted. `ready` is told the URL.
+
+    Raises:
+        OSError: there is no such folder, or the port is taken.
+        ImportError: aiohttp is not installed.
+    """
+    asyncio.run(_run(folder.resolve(strict=True), host, port, ready, asyncio.Event()))
+
+
+@contextmanager
+def background_server(folder: Path) -> Iterator[str]:
+    """Serve `folder` on 127.0.0.1 from a thread; the value is the URL, without a slash at its end.
+
+    Raises ImportError: aiohttp is not installed.
+    """
+    folder = folder.resolve(strict=True)
+    import aiohttp  # noqa: F401, PLC0415  # here rather than in the thread, where nobody would see it fail
+
+    ready: threading.Event = threading.Event()
+    urls: list[str] = []
+    failures: list[BaseException] = []
+    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def announce(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loops.append((asyncio.get_running_loop(), stop))
+        await _run(folder, "127.0.0.1", 0, announce, stop)
+
+    def thread() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
+            failures.append(error)
+        finally:
+            ready.set()
+
+    runner = threading.Thread(target=thread, name="hctef-serve", daemon=True)
+    runner.start()
+    ready.wait()
+    if not urls:
+        raise failures[0]
+    try:
+        yield urls[0]
+    finally:
+        loop, stop = loops[0]
+        loop.call_soon_threadsafe(stop.set)
+        runner.join(10)

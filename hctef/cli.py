@@ -1,0 +1,138 @@
+"""The command line: `info`, `cat`, `serve`, `demo`. Errors are one line on stderr and exit status 1; wrong usage is
+2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hctef import HctefError, HttpFile, RemoteBuffer, __version__
+from hctef._repr import format_bytes
+from hctef._serve import NEEDED
+
+INTERRUPTED = 130  # as shells give for SIGINT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hctef", description="Read files behind http(s) URLs by Range requests.")
+    parser.add_argument("--version", action="version", version=f"hctef {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("url", metavar="URL")
+    common.add_argument("-H", "--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
+    common.add_argument("--timeout", type=float, default=30.0, help="seconds, to connect and between bytes")
+    common.add_argument("--retries", type=int, default=5, help="attempts after the first")
+    common.add_argument("--validate", choices=["strict", "size"], default="strict")
+    common.add_argument("--on-no-range", choices=["error", "download"], default="error")
+    commands.add_parser("info", parents=[common], help="size, validator, range support, paging")
+    cat = commands.add_parser("cat", parents=[common], help="bytes of a file, to stdout")
+    cat.add_argument(
+        "range", nargs="?", default=":", metavar="START:STOP", help="as in a slice; -100: are the last 100"
+    )
+    cat.add_argument("--progress", action="store_true", help="on stderr, also where that is no terminal")
+    serve = commands.add_parser("serve", help="serve a folder with Range requests")
+    serve.add_argument("folder", type=Path, metavar="DIR")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    demo = commands.add_parser("demo", help="make data, serve it, read it, show what it cost")
+    demo.add_argument("--keep", type=Path, metavar="DIR", help="make the data there, and leave it")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["cat"]:  # a range like -100: is no option
+        given = [f" {word}" if word.startswith("-") and word[1:2].isdigit() else word for word in given]
+    arguments = _parser().parse_args(given)
+    try:
+        return int({"info": _info, "cat": _cat, "serve": _serve, "demo": _demo}[arguments.command](arguments))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ImportError as error:
+        print(f"hctef: error: {NEEDED if error.name == 'aiohttp' else error}", file=sys.stderr)
+    except (HctefError, OSError, ValueError) as error:
+        print(f"hctef: error: {error}", file=sys.stderr)
+    return 1
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    headers = {}
+    for text in arguments.header:
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise ValueError(f"a header is 'Name: value', not {name[:20]!r}")
+        headers[name.strip()] = value.strip()
+    names = ("timeout", "retries", "validate", "on_no_range")
+    return {"headers": headers, "prefetch_bytes": 0, **{name: getattr(arguments, name) for name in names}}
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    with RemoteBuffer(arguments.url, **_options(arguments)) as buf:
+        whole = buf.stats.bytes_fetched >= buf.size() > 0 and buf.resident_bytes == buf.size()
+        print(f"url        {buf.file().name}")
+        print(f"size       {buf.size()} ({format_bytes(buf.size())})")
+        print(f"validator  {buf.validator or 'none: a change of the file is noticed by its size only'}")
+        ranges = "no: the whole file was downloaded" if whole and arguments.on_no_range == "download" else "yes"
+        print(f"ranges     {ranges}")
+        print(f"paging     {buf.paging}")
+    return 0
+
+
+def _slice(text: str) -> slice:
+    start, colon, stop = text.strip().partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return slice(int(start) if start else None, int(stop) if stop else None)
+    except ValueError:
+        raise ValueError(f"a range is START:STOP, not {text!r}") from None
+
+
+def _cat(arguments: argparse.Namespace) -> int:
+    wanted = _slice(arguments.range)
+    shown = arguments.progress or sys.stderr.isatty()
+    with HttpFile(arguments.url, **_options(arguments)) as file:
+        start, stop, _ = wanted.indices(file.size)
+        done, begin, last = 0, time.monotonic(), 0.0
+        for piece in file.stream(start, max(start, stop)):
+            sys.stdout.buffer.write(piece)
+            done += len(piece)
+            now = time.monotonic()
+            if shown and now - last > 0.2:  # seconds: more often nobody can read
+                last = now
+                rate = format_bytes(int(done / max(now - begin, 1e-6)))
+                print(f"\r{format_bytes(done)} of {format_bytes(stop - start)}, {rate}/s  ", end="", file=sys.stderr)
+        sys.stdout.buffer.flush()
+        if shown:
+            print(f"\r{format_bytes(done)} in {time.monotonic() - begin:.1f} s" + " " * 20, file=sys.stderr)
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from hctef._serve import serve  # noqa: PLC0415  # asyncio takes as long as all the rest
+
+    def ready(url: str) -> None:
+        print(f"serving {arguments.folder} at {url}/ (Ctrl-C stops)", flush=True)
+
+    serve(arguments.folder, arguments.host, arguments.port, ready)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from hctef import _demo  # noqa: PLC0415  # numpy takes longer than all the rest
+
+    if arguments.keep:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+        return 0 if _demo.run(arguments.keep, print) else 1
+    with tempfile.TemporaryDirectory(prefix="hctef-demo-") as folder:
+        return 0 if _demo.run(Path(folder), print) else 1
