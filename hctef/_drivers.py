@@ -184,10 +184,18 @@ class Driver:
     def _transfer(self, claim: Claim) -> None:
         self.run(self.planner.transfer(claim))
 
-    def close(self) -> None:
-        """Stop transfers, sleeps and waits. Returns at once; threads end by themselves."""
-        with self.lock:
-            self.planner.close()
+    def close(self, *, garbage: bool = False) -> None:
+        """Stop transfers, sleeps and waits. Returns at once; threads end by themselves.
+
+        `garbage`: called by the garbage collector, perhaps inside a step of this very thread: no lock is waited for.
+        Nobody reads any longer, so there is nobody to wake: each transfer ends at its next piece.
+        """
+        self.planner.closed = True
+        if self.lock.acquire(blocking=not garbage):
+            try:
+                self.planner.close()
+            finally:
+                self.lock.release()
         self._closing.set()
         for exchange in list(self._active):
             exchange.abort()

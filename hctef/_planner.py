@@ -117,6 +117,9 @@ class Planner:
         """Fetch ranges; `wait=False`: behind the caller. Returns how many bytes were newly requested."""
         self._check_open()
         wanted = coalesce(align(start, stop, self.size) for start, stop in ranges if start < stop)
+        limit = self.options.max_resident_bytes
+        if limit is not None:
+            wanted = list(_first(wanted, limit))  # what comes beyond would push out what came before
         claims = self._claim(self._missing(wanted))
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:
@@ -332,6 +335,16 @@ class Planner:
                 self.epoch[0] += 1  # before the bytes go: who copied meanwhile will see that it changed
                 self.arena.evict(*part)
                 self.stats.evictions += 1
+
+
+def _first(ranges: Iterable[ByteRange], limit: int) -> Iterator[ByteRange]:
+    """Ranges, from the first on, of whole pages, together no longer than `limit`."""
+    for extent in ranges:
+        length = min(extent.length, limit // PAGE * PAGE)
+        if length <= 0:
+            return
+        limit -= length
+        yield ByteRange(extent.start, extent.start + length)
 
 
 def _raise_first(claims: Iterable[Claim]) -> None:

@@ -87,7 +87,7 @@ class Reader:
 
     def _attach(self, remote: Remote) -> None:
         """Read `remote` from now on."""
-        remote.retain()
+        remote.retain(self)
         planner = remote.planner
         self._source = remote.source
         self._remote = remote
@@ -98,7 +98,6 @@ class Reader:
         self._rows = planner.pages.rows
         self._epoch = planner.epoch
         self._size = planner.size
-        remote.readers.add(self)
 
     @classmethod
     def _sharing(cls, remote: Remote) -> Self:
@@ -120,16 +119,15 @@ class Reader:
         self._hits = self._hit_bytes = 0
         self._position = 0
 
-    def _release(self) -> None:
-        """Close: idempotent, and safe from a half-built object's `__del__`."""
+    def _release(self, *, garbage: bool = False) -> None:
+        """Close: idempotent, and safe from a half-built object's `__del__` (`garbage`), which may run anywhere."""
         remote = getattr(self, "_remote", None)
         hits, hit_bytes = getattr(self, "_hits", 0), getattr(self, "_hit_bytes", 0)
         position = getattr(self, "_position", 0)
         self._detach()
         self._position = position
         if remote is not None:
-            remote.count(hits, hit_bytes)
-            remote.release()
+            remote.release(hits, hit_bytes, garbage=garbage)
 
     def _open(self) -> Remote:
         """The Remote. Opens what came by pickle. Raises ValueError: closed."""
@@ -196,12 +194,7 @@ class Reader:
     @property
     def stats(self) -> Stats:
         """What the file has cost so far, over all readers of its pages: a snapshot."""
-        remote = self._open()
-        total = remote.stats()
-        for reader in list(remote.readers):
-            total.hits += reader._hits
-            total.bytes_read += reader._hit_bytes
-        return total
+        return self._open().stats()
 
     @property
     def resident_bytes(self) -> int:

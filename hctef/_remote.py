@@ -44,9 +44,11 @@ class Remote:
         self.readers: weakref.WeakSet[Any] = weakref.WeakSet()
         """Those that count hits for `stats`."""
         self._users = 0
-        self._users_lock = threading.Lock()
+        self._users_lock = threading.RLock()  # the garbage collector may come in between
         self._unpinned: deque[Interval] = deque()
-        _remotes.add(self)
+        self._counted: deque[tuple[int, int]] = deque()
+        with _registry:
+            _remotes.add(self)
 
     def open(self) -> None:
         """Find the size and the validator. See `Opening.run` for what it raises."""
@@ -86,18 +88,22 @@ class Remote:
 
     # readers
 
-    def retain(self) -> None:
+    def retain(self, reader: object = None) -> None:
+        """A reader was opened; `reader`, where given, counts hits."""
         with self._users_lock:
             self._users += 1
+        if reader is not None:
+            with self.driver.lock:
+                self.readers.add(reader)
 
-    def release(self) -> None:
-        """A reader was closed. The last one stops what is in flight."""
+    def release(self, hits: int = 0, bytes_read: int = 0, *, garbage: bool = False) -> None:
+        """A reader was closed, and hands over what it counted. The last one stops what is in flight."""
+        self._counted.append((hits, bytes_read))
         with self._users_lock:
             self._users -= 1
             last = self._users == 0
         if last:
-            self.driver.close()
-            _remotes.discard(self)
+            self.driver.close(garbage=garbage)
 
     # reading
 
@@ -183,14 +189,17 @@ class Remote:
         return self.planner.pages.resident_bytes
 
     def stats(self) -> Stats:
+        """A snapshot over all readers, those that were closed too."""
         with self.driver.lock:
-            return self.planner.stats + Stats()
-
-    def count(self, hits: int, bytes_read: int) -> None:
-        """A reader that ends hands over what it counted."""
-        with self.driver.lock:
-            self.planner.stats.hits += hits
-            self.planner.stats.bytes_read += bytes_read
+            while self._counted:
+                hits, bytes_read = self._counted.popleft()
+                self.planner.stats.hits += hits
+                self.planner.stats.bytes_read += bytes_read
+            total = self.planner.stats + Stats()
+            for reader in self.readers:
+                total.hits += reader._hits
+                total.bytes_read += reader._hit_bytes
+        return total
 
     def _wait_for(self, generator: PlanGen[Any]) -> Any:
         begin = time.perf_counter()
@@ -206,12 +215,14 @@ class Remote:
                 self.planner.stats.seconds_waited += time.perf_counter() - begin
 
 
+_registry = threading.RLock()
 _remotes: weakref.WeakSet[Remote] = weakref.WeakSet()
 _forking: list[Remote] = []
 
 
 def _before_fork() -> None:
     """No thread is in the middle of a table when the process is copied."""
+    _registry.acquire()
     _forking[:] = sorted(_remotes, key=id)
     for remote in _forking:
         remote.driver.before_fork()
@@ -221,11 +232,14 @@ def _after_fork_in_parent() -> None:
     for remote in _forking:
         remote.driver.after_fork_in_parent()
     _forking.clear()
+    _registry.release()
 
 
 def _after_fork_in_child() -> None:
+    global _registry  # noqa: PLW0603  # as every lock, it may be held by a thread that is not here
+    _registry = threading.RLock()
     for remote in _forking:
-        remote._users_lock = threading.Lock()
+        remote._users_lock = threading.RLock()
         remote.driver.after_fork_in_child()
     _forking.clear()
 

@@ -305,4 +305,4 @@ class HttpFile(Reader, io.BufferedIOBase):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
-            self.close()
+            self._release(garbage=True)

@@ -367,7 +367,7 @@ class RemoteBuffer(Reader):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
-            self.close()
+            self._release(garbage=True)
 
 
 class _Pinned:

@@ -73,6 +73,8 @@ class Reply:
     reset: bool = False
     """Close by RST rather than FIN."""
     chunked: bool = False
+    until_close: bool = False
+    """No Content-Length: the body ends with the connection."""
     hang_up: bool = False
     """Close without a response."""
     stale: bool = False
@@ -201,6 +203,11 @@ def etag(value: str | None) -> Behaviour:
 def chunked(_: Request, reply: Reply) -> None:
     """No Content-Length."""
     reply.chunked = True
+
+
+def until_close(_: Request, reply: Reply) -> None:
+    """Neither Content-Length nor chunked."""
+    reply.until_close = True
 
 
 def extra(count: int) -> Behaviour:
@@ -475,7 +482,9 @@ class RangeServer:
             return False
         lines = [f"HTTP/1.1 {reply.status} Status", f"Date: {formatdate(usegmt=True)}"]
         headers = dict(reply.headers)
-        if reply.chunked:
+        if reply.until_close:
+            headers["Connection"] = "close"
+        elif reply.chunked:
             headers["Transfer-Encoding"] = "chunked"
         else:
             headers.setdefault("Content-Length", str(len(reply.body)))
@@ -505,7 +514,7 @@ class RangeServer:
             return False
         if reply.chunked:
             connection.sendall(b"0\r\n\r\n")
-        return not reply.stale
+        return not (reply.stale or reply.until_close)
 
     def close(self) -> None:
         self._closing.set()

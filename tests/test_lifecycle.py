@@ -11,6 +11,7 @@ import signal
 import ssl
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,15 @@ def test_closing_stops_a_prefetch(range_server: RangeServer, url: str) -> None:
 # interrupts and forks
 
 
+@pytest.fixture
+def _sigint() -> Iterator[None]:
+    """KeyboardInterrupt, also where the tests run in the background of a shell, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint")
 def test_ctrl_c_interrupts_a_read(range_server: RangeServer, url: str) -> None:
     """And the file is as good as before."""
     with hctef.HttpFile(url, prefetch_bytes=0) as file:
@@ -330,3 +340,23 @@ def test_proxies_of_the_environment(range_server: RangeServer, url: str, monkeyp
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with hctef.HttpFile(url) as file:
         assert file.read(10) == DATA[:10]
+
+
+def test_a_reader_that_is_garbage_never_waits_for_a_lock(url: str) -> None:
+    """The garbage collector may run inside a step of the planner, which holds the file's lock."""
+    file = hctef.HttpFile(url)
+    clone, view = file.clone(), file.buffer.view(0, 10)
+    remote = file._remote
+    assert remote is not None
+    with remote.driver.lock:
+        del clone, view, file
+        gc.collect()
+    assert remote.planner.closed
+
+
+def test_prefetch_keeps_to_the_bound(range_server: RangeServer, url: str) -> None:
+    """What there is no room for is not fetched."""
+    with hctef.RemoteBuffer(url, max_resident_bytes=100_000) as buf:
+        range_server.forget()
+        assert buf.prefetch([(0, 1_000_000)]) <= 100_000
+        assert range_server.bytes_sent <= 100_000

@@ -39,6 +39,7 @@ from tests.range_server import (
     status,
     times,
     trickle,
+    until_close,
     when,
 )
 
@@ -80,8 +81,9 @@ def test_a_200_is_never_taken_for_the_slice(range_server: RangeServer, url: str,
 def test_a_200_in_the_middle_is_an_error(range_server: RangeServer, url: str) -> None:
     """So is one after a good opening."""
     range_server.behave("f", after(1, ignore_range))
-    with opened(url) as file, pytest.raises(hctef.RangeRequestsUnsupportedError):
+    with opened(url) as file, pytest.raises(hctef.RangeRequestsUnsupportedError) as caught:
         file.read(10)
+    assert caught.value.reason == "no-range-support"
 
 
 @pytest.mark.parametrize("spoil", [[], [chunked], [times(3, cut(100_000))], [chunked, times(3, cut(100_000))]])
@@ -256,6 +258,19 @@ def test_chunked_206(range_server: RangeServer, url: str) -> None:
     with opened(url, prefetch_bytes=20_000, max_connections=1) as file:
         check_all(file)
     assert range_server.connections <= 2  # the pool is the process's: this file's first may be new
+
+
+def test_bodies_that_end_with_the_connection(range_server: RangeServer, url: str) -> None:
+    """No Content-Length, not chunked (HTTP/1.0's way): whole they are taken, cut ones resumed."""
+    range_server.behave("f", until_close)
+    with opened(url) as file:
+        check_all(file)
+    range_server.behave("f", until_close, after(1, times(2, cut(5000))))
+    range_server.forget()
+    with opened(url) as file:
+        check_all(file)
+        assert file.stats.retries == 2
+    assert range_server.sent_twice() == []
 
 
 def test_chunked_with_more_bytes_than_the_head_says(range_server: RangeServer, url: str) -> None:
