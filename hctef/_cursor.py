@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import operator
+from collections.abc import Generator
 from typing import Any, SupportsIndex
 
 
@@ -35,6 +36,25 @@ def read_stop(position: int, size: int, count: SupportsIndex | None) -> int:
     length = -1 if count is None else operator.index(count)
     stop = size if length < 0 else min(size, position + length)
     return max(position, stop)
+
+
+LINE_BYTES = 64 * 1024  # a search for a line's end looks at this many bytes first, then at twice as many …
+LINE_BYTES_MOST = 1024 * 1024
+
+
+def line(start: int, stop: int) -> Generator[tuple[int, int], bytes, bytes]:
+    """The line that begins at `start`, not beyond `stop`: yields the ranges that it needs, is sent their bytes."""
+    pieces: list[bytes] = []
+    at, window = start, LINE_BYTES
+    while at < stop:
+        piece = yield at, min(stop, at + window)
+        end = piece.find(b"\n") + 1
+        pieces.append(piece[:end] if end else piece)
+        if end:
+            break
+        at += len(piece)
+        window = min(2 * window, LINE_BYTES_MOST)
+    return b"".join(pieces)
 
 
 def writable_bytes(target: Any) -> memoryview:

@@ -173,7 +173,9 @@ class Driver:
             if plan.claims:
                 self._transfer(plan.claims[0])
             for claim in plan.claims[1:]:
-                claim.wait_for_release().result()
+                with self.lock:  # else it might be released between a look and the waiting
+                    future = claim.wait_for_release()
+                future.result()
             for future in plan.wait:
                 future.result()
         except BaseException:

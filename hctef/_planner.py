@@ -11,6 +11,7 @@ wait for each other; a claim lives exactly as long as its transfer, and is given
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 
@@ -22,7 +23,7 @@ from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._stats import Stats
-from hctef._steps import Deliver, FetchPlan, Fill, PlanGen
+from hctef._steps import Call, Deliver, FetchPlan, Fill, PlanGen
 from hctef._transfer import PIECE, Requester, Slots
 
 log = logging.getLogger("hctef")
@@ -95,6 +96,42 @@ class Planner:
             self.unpin(pin)
             raise
         return pin
+
+    def copy(self, start: int, stop: int, ahead: int = 0, piece: int = 0) -> PlanGen[bytes]:
+        """The bytes `[start, stop)`, by `copy_into`'s way; `piece`: bytes copied at once, 0: all of a window."""
+        if stop - start <= (piece or stop - start) and stop - start <= self.window:
+            pin = yield from self.read(start, stop, ahead)
+            try:
+                whole: bytes = yield Call(lambda: self.arena.bytes[start:stop])
+            finally:
+                self.unpin(pin)
+            return whole
+        sink = io.BytesIO()  # its value is handed out without another copy
+        yield from self._pieces(start, stop, ahead, piece, lambda _, source: sink.write(source))
+        return sink.getvalue()
+
+    def copy_into(self, target: memoryview, start: int, ahead: int = 0, piece: int = 0) -> PlanGen[None]:
+        """Fill `target` (bytes) with what begins at `start`: under a bound on memory window by window."""
+
+        def put(at: int, source: memoryview) -> None:
+            target[at - start : at - start + len(source)] = source
+
+        yield from self._pieces(start, start + len(target), ahead, piece, put)
+
+    def _pieces(
+        self, start: int, stop: int, ahead: int, piece: int, put: Callable[[int, memoryview], object]
+    ) -> PlanGen[None]:
+        """Fetch window by window, each pinned while it is handed to `put(offset, bytes)`, outside of the lock."""
+        for at in range(start, stop, self.window):
+            end = min(stop, at + self.window)
+            pin = yield from self.read(at, end, ahead)
+            try:
+                for begin in range(at, end, piece or end - at):
+                    until = min(end, begin + (piece or end - at))
+                    with self.arena.view(begin, until) as source:
+                        yield Call(lambda begin=begin, source=source: put(begin, source))  # type: ignore[misc]
+            finally:
+                self.unpin(pin)
 
     def fetch(self, wanted: list[ByteRange]) -> PlanGen[None]:
         """Make sorted, disjoint ranges resident, each byte asked for once over all readers."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from hctef._cursor import LINE_BYTES, read_stop
 from hctef._http import Validator, checked_headers, is_secret, parse_url
 from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
 from hctef._pages import PageTable
@@ -152,8 +154,8 @@ class Reader:
 
     # reading
 
-    def _copy(self, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`, `start < stop`, both inside the file."""
+    def _hit(self, start: int, stop: int) -> bytes | None:
+        """The bytes `[start, stop)`, `start < stop`, both inside the file, where they are in memory."""
         remote = self._remote or self._open()
         epoch = self._epoch
         before = epoch[0]
@@ -165,7 +167,60 @@ class Reader:
                 if self._bounded:
                     remote.touch(start, stop)
                 return data
-        return remote.copy(start, stop, self._readahead.missed(start, stop))
+        return None
+
+    def _hit_into(self, target: memoryview, start: int) -> bool:
+        """Fill `target` with what begins at `start`, where that is in memory."""
+        remote = self._remote or self._open()
+        stop = start + len(target)
+        epoch, before = self._epoch, self._epoch[0]
+        if self._resident_end(start, stop) < stop:
+            return False
+        with memoryview(self._bytes) as source:
+            target[:] = source[start:stop]
+        if epoch[0] != before:
+            return False
+        self._hits += 1
+        self._hit_bytes += len(target)
+        if self._bounded:
+            remote.touch(start, stop)
+        return True
+
+    def _hit_line(self, start: int, stop: int) -> bytes | None:
+        """The line that begins at `start`, not beyond `stop`, where that is in memory."""
+        epoch, before = self._epoch, self._epoch[0]
+        near = self._resident_end(start, min(stop, start + LINE_BYTES))
+        end = self._bytes.find(b"\n", start, near) + 1
+        if not end and near < stop:
+            return None
+        found = self._bytes[start : end or stop]
+        if epoch[0] != before:
+            return None
+        self._hits += 1
+        self._hit_bytes += len(found)
+        return found
+
+    @contextmanager
+    def _taking(self, count: SupportsIndex | None) -> Iterator[tuple[int, int]]:
+        """The range that a read of `count` bytes from the position on covers. The position stays where the read
+        fails."""
+        start = self._position
+        stop = read_stop(start, self._open().size, count)
+        self._position = stop
+        try:
+            yield start, stop
+        except BaseException:
+            self._position = start
+            raise
+
+    def _copy(self, start: int, stop: int) -> bytes:
+        """The bytes `[start, stop)`, fetched where they are absent."""
+        if stop <= start:
+            return b""
+        data = self._hit(start, stop)
+        if data is None:
+            data = self._open().copy(start, stop, self._readahead.missed(start, stop))
+        return data
 
     def _resident_end(self, start: int, stop: int) -> int:
         """How far from `start` bytes are resident at this moment, at most `stop`."""

@@ -109,33 +109,17 @@ class Remote:
 
     def load(self, start: int, stop: int, ahead: int = 0) -> Interval | None:
         """Make `[start, stop)` resident, pinned until `unpin`; what lies before `ahead` is fetched with it."""
-        return self._wait_for(self.planner.read(start, stop, ahead))
+        pin: Interval | None = self._wait_for(self.planner.read(start, stop, ahead))
+        return pin
 
     def copy(self, start: int, stop: int, ahead: int = 0) -> bytes:
-        """The bytes `[start, stop)`, fetched where they are absent. Under a bound on memory, window by window."""
-        window = self.planner.window
-        if stop - start <= window:
-            pin = self.load(start, stop, ahead)
-            try:
-                return self.planner.arena.bytes[start:stop]
-            finally:
-                self.unpin(pin)
-        whole = bytearray(stop - start)
-        self.copy_into(memoryview(whole), start)
-        return bytes(whole)
+        """The bytes `[start, stop)`, fetched where they are absent."""
+        data: bytes = self._wait_for(self.planner.copy(start, stop, ahead))
+        return data
 
     def copy_into(self, target: memoryview, start: int, ahead: int = 0) -> None:
         """Fill `target` (bytes) with what begins at `start`."""
-        at, stop, window = start, start + len(target), self.planner.window
-        with memoryview(self.planner.arena.bytes) as source:
-            while at < stop:
-                end = min(stop, at + window)
-                pin = self.load(at, end, ahead)
-                try:
-                    target[at - start : end - start] = source[at:end]
-                finally:
-                    self.unpin(pin)
-                at = end
+        self._wait_for(self.planner.copy_into(target, start, ahead))
 
     def touch(self, start: int, stop: int) -> None:
         """A long hit under a bound on memory: set the reference bits."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 
-from hctef._cursor import read_stop, sought, writable_bytes
+from hctef._cursor import LINE_BYTES, line, read_stop, sought, writable_bytes
 from hctef._options import FileOptions, UrlSource
 from hctef._ranges import PAGE, checked_range
 from hctef._reader import SHIFT, SLOTS, Reader
@@ -18,9 +18,6 @@ from hctef._remote import CLOSED
 
 if TYPE_CHECKING:
     from hctef.remote_buffer import RemoteBuffer
-
-_LINE_BYTES = 64 * 1024  # a search for a line's end looks at this many bytes first, then at twice as many …
-_LINE_BYTES_MOST = 1024 * 1024
 
 
 class HttpFile(Reader, io.BufferedIOBase):
@@ -114,17 +111,8 @@ class HttpFile(Reader, io.BufferedIOBase):
                     return data
         except TypeError:  # None, or what is no integer: below
             pass
-        remote = self._open()
-        start = self._position
-        stop = read_stop(start, remote.size, size)
-        if stop == start:
-            return b""
-        self._position = stop
-        try:
+        with self._taking(size) as (start, stop):
             return self._copy(start, stop)
-        except BaseException:
-            self._position = start
-            raise
 
     def read1(self, size: SupportsIndex = -1, /) -> bytes:
         """Read up to `size` bytes; for a negative number what is at hand, or one request's worth."""
@@ -134,34 +122,18 @@ class HttpFile(Reader, io.BufferedIOBase):
         start = self._position
         if start >= remote.size:
             return b""
-        stop = self._resident_end(start, min(remote.size, start + _LINE_BYTES))
+        stop = self._resident_end(start, min(remote.size, start + LINE_BYTES))
         return self.read(stop - start if stop > start else remote.options.minimum_range_request_bytes)
 
     def readinto(self, buffer: Any, /) -> int:
         """Read into a writable buffer. Returns the number of bytes, fewer than its length at the end only."""
-        remote = self._open()
+        self._open()
         target = writable_bytes(buffer)
-        start = self._position
-        stop = read_stop(start, remote.size, len(target))
-        if stop == start:
-            return 0
-        self._position = stop
-        try:
-            epoch, before = self._epoch, self._epoch[0]
-            if self._resident_end(start, stop) == stop:
-                with memoryview(self._bytes) as source:
-                    target[: stop - start] = source[start:stop]
-                if epoch[0] == before:
-                    self._hits += 1
-                    self._hit_bytes += stop - start
-                    if self._bounded:
-                        remote.touch(start, stop)
-                    return stop - start
-            remote.copy_into(target[: stop - start], start, self._readahead.missed(start, stop))
-        except BaseException:
-            self._position = start
-            raise
-        return stop - start
+        with self._taking(len(target)) as (start, stop):
+            target = target[: stop - start]
+            if target and not self._hit_into(target, start):
+                self._open().copy_into(target, start, self._readahead.missed(start, stop))
+        return len(target)
 
     def readinto1(self, buffer: Any, /) -> int:
         """As `readinto`."""
@@ -178,36 +150,19 @@ class HttpFile(Reader, io.BufferedIOBase):
 
     def readline(self, size: SupportsIndex | None = -1, /) -> bytes:
         """Read up to and including b'\\n', or `size` bytes."""
-        remote = self._open()
-        start = at = self._position
-        stop = read_stop(start, remote.size, size)
-        if stop == start:
-            return b""
-        epoch, before = self._epoch, self._epoch[0]
-        near = self._resident_end(start, min(stop, start + _LINE_BYTES))
-        end = self._bytes.find(b"\n", start, near) + 1
-        if end or near == stop:
-            end = end or stop
-            line = self._bytes[start:end]
-            if epoch[0] == before:
-                self._position = end
-                self._hits += 1
-                self._hit_bytes += end - start
-                return line
-        pieces: list[bytes] = []
-        window = _LINE_BYTES
-        while at < stop:
-            piece = self._copy(at, min(stop, at + window))
-            end = piece.find(b"\n") + 1
-            if end:
-                pieces.append(piece[:end])
-                at += end
-                break
-            pieces.append(piece)
-            at += len(piece)
-            window = min(2 * window, _LINE_BYTES_MOST)
-        self._position = at
-        return b"".join(pieces)
+        start = self._position
+        stop = read_stop(start, self._open().size, size)
+        found = self._hit_line(start, stop) if start < stop else b""
+        if found is None:
+            scan = line(start, stop)
+            wanted = next(scan)
+            try:
+                while True:
+                    wanted = scan.send(self._copy(*wanted))
+            except StopIteration as end:
+                found = end.value
+        self._position = start + len(found)
+        return found
 
     def __next__(self) -> bytes:
         line = self.readline()
@@ -222,7 +177,7 @@ class HttpFile(Reader, io.BufferedIOBase):
             ValueError: a range that is not inside the file, or the file is closed.
             HctefNetworkError: they could not be fetched.
         """
-        return [self._copy(start, stop) if start < stop else b"" for start, stop in self._fetch_ranges(ranges)]
+        return [self._copy(start, stop) for start, stop in self._fetch_ranges(ranges)]
 
     def stream(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> Iterator[bytes]:
         """Iterate over the bytes of `[start, stop)`, in pieces of any size, past the cache: for one long pass.

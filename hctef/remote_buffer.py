@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
-from hctef._cursor import read_stop, sought
+from hctef._cursor import sought
 from hctef._options import BufferOptions, UrlSource
 from hctef._ranges import PAGE, ByteRange, checked_range
 from hctef._readahead import LARGEST_WINDOW
@@ -125,7 +125,7 @@ class RemoteBuffer(Reader):
 
     def read_bytes(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
         """The bytes of `(start, stop)` ranges, copied. See `HttpFile.read_ranges`."""
-        return [self._copy(start, stop) if start < stop else b"" for start, stop in self._fetch_ranges(ranges)]
+        return [self._copy(start, stop) for start, stop in self._fetch_ranges(ranges)]
 
     def __iter__(self) -> Iterator[int]:
         at, size = 0, self._open().size
@@ -201,14 +201,8 @@ class RemoteBuffer(Reader):
 
     def read(self, n: SupportsIndex | None = None) -> bytes:
         """Read `n` bytes from the position on; all that is left for None or a negative number."""
-        remote = self._open()
-        start = self._position
-        stop = read_stop(start, remote.size, n)
-        if stop == start:
-            return b""
-        data = self._copy(start, stop)
-        self._position = stop
-        return data
+        with self._taking(n) as (start, stop):
+            return self._copy(start, stop)
 
     def read_byte(self) -> int:
         """Read a byte as an int. Raises ValueError: at the end."""
