@@ -7,7 +7,9 @@ fetched, once, by Range requests.
 
 from __future__ import annotations
 
+import importlib
 import logging
+from typing import TYPE_CHECKING
 
 from hctef._stats import Stats
 from hctef.exceptions import (
@@ -22,6 +24,10 @@ from hctef.exceptions import (
 )
 from hctef.http_file import HttpFile
 from hctef.remote_buffer import RemoteBuffer
+
+if TYPE_CHECKING:
+    from hctef.aio import AsyncHttpFile as AsyncHttpFile
+    from hctef.aio import AsyncRemoteBuffer as AsyncRemoteBuffer
 
 __version__ = "0.1.0"
 
@@ -39,5 +45,17 @@ __all__ = [
     "Stats",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The asynchronous classes, which import aiohttp: only when they are used."""
+    if name in ("AsyncHttpFile", "AsyncRemoteBuffer"):
+        return getattr(importlib.import_module("hctef.aio"), name)
+    raise AttributeError(f"module 'hctef' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "AsyncHttpFile", "AsyncRemoteBuffer"})
+
 
 logging.getLogger("hctef").addHandler(logging.NullHandler())

@@ -7,6 +7,8 @@ import operator
 from collections.abc import Generator
 from typing import Any, SupportsIndex
 
+from hctef._ranges import PAGE, ByteRange
+
 
 def sought(position: int, size: int, offset: SupportsIndex, whence: int) -> int:
     """Where `seek(offset, whence)` leads, as in `io.BytesIO` (an end before 0 is cut off at 0 for whence 1 and 2 there,
@@ -55,6 +57,16 @@ def line(start: int, stop: int) -> Generator[tuple[int, int], bytes, bytes]:
         at += len(piece)
         window = min(2 * window, LINE_BYTES_MOST)
     return b"".join(pieces)
+
+
+def strided(start: int, stop: int, step: int) -> tuple[ByteRange, range | None, int]:
+    """How to get `[start:stop:step]`, as `slice.indices` gave it: the bytes of a range, sliced `[::step]`, or, where a
+    step is longer than a page, single bytes."""
+    wanted = range(start, stop, step)
+    if not wanted:
+        return ByteRange(0, 0), None, 1
+    low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1
+    return ByteRange(low, high), wanted if abs(step) > PAGE else None, step
 
 
 def writable_bytes(target: Any) -> memoryview:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from hctef._http import checked_headers
 
 if TYPE_CHECKING:
+    from aiohttp import ClientSession, ClientTimeout
     from urllib3 import PoolManager, Retry, Timeout
 
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
@@ -40,11 +41,37 @@ class FileOptions(TypedDict, total=False):
     pool: PoolManager | None
 
 
+class AsyncFileOptions(TypedDict, total=False):
+    """The same for AsyncHttpFile."""
+
+    minimum_range_request_bytes: int
+    prefetch_bytes: int
+    prefetch_direction: Literal["END", "START"]
+    headers: Headers | None
+    timeout: float | ClientTimeout | None
+    retries: int | Retry
+    max_connections: int
+    max_resident_bytes: int | None
+    readahead: Literal["auto", "off"] | int
+    validate: Literal["strict", "size"]
+    on_no_range: Literal["error", "download"]
+    cache_dir: str | os.PathLike[str] | None
+    progress: bool | Callable[[int, int], object] | None
+    session: ClientSession | None
+
+
 class BufferOptions(FileOptions, total=False):
     """What RemoteBuffer takes beside them."""
 
     paging: Literal["auto", "fault", "fill"]
     fault_timeout: float
+    max_export_bytes: int
+
+
+class AsyncBufferOptions(AsyncFileOptions, total=False):
+    """The same for AsyncRemoteBuffer."""
+
+    paging: Literal["auto", "fill"]
     max_export_bytes: int
 
 
@@ -79,6 +106,7 @@ class Options:
     cache_dir: Any = None
     progress: Any = None
     pool: Any = field(default=None, repr=False)
+    session: Any = field(default=None, repr=False)
     paging: str = "auto"
     fault_timeout: float = 300.0
     max_export_bytes: int = 1024 * MIB
@@ -133,9 +161,8 @@ class Options:
 BUFFER_ONLY = frozenset(BufferOptions.__annotations__) - frozenset(FileOptions.__annotations__)
 
 
-def make_options(kind: str, given: Mapping[str, Any], *, buffer: bool) -> Options:
-    """Options of `kind`, the class's name, out of its keyword arguments."""
-    known = frozenset(BufferOptions.__annotations__) if buffer else frozenset(FileOptions.__annotations__)
+def make_options(kind: str, given: Mapping[str, Any], *, known: frozenset[str], buffer: bool) -> Options:
+    """Options of `kind`, the class's name, which has those that are `known`, out of its keyword arguments."""
     unknown = sorted(set(given) - known)
     if unknown:
         raise TypeError(f"{kind}() has no option {unknown[0]!r}")

@@ -9,16 +9,15 @@ checks afterwards that no eviction happened meanwhile (`epoch`), and goes the lo
 from __future__ import annotations
 
 import mmap
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from hctef._cursor import LINE_BYTES, read_stop
-from hctef._http import Validator, checked_headers, is_secret, parse_url
+from hctef._http import Validator, parse_url
 from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
 from hctef._pages import PageTable
-from hctef._ranges import PAGE, ByteRange, checked_lengths, checked_range
+from hctef._ranges import PAGE, checked_range
 from hctef._readahead import Readahead
 from hctef._remote import CLOSED, Remote
 from hctef._repr import reader_html, reader_text
@@ -57,6 +56,8 @@ class Reader:
 
     _kind = "Reader"
     _buffer = False
+    _known: frozenset[str] = frozenset()
+    """The options that the class has."""
 
     _bounded: bool
     _bytes: mmap.mmap
@@ -72,14 +73,8 @@ class Reader:
     _size: int
     _source: UrlSource
 
-    def _start(self, url: UrlSource, options: Mapping[str, Any]) -> None:
-        """Check the arguments, and open."""
-        self._detach()
-        self._source = url
-        self._options = make_options(self._kind, options, buffer=self._buffer)
-        remote = Remote(url, self._options)
-        remote.open()
-        self._attach(remote)
+    def _checked(self, options: Mapping[str, Any]) -> Options:
+        return make_options(self._kind, options, known=self._known, buffer=self._buffer)
 
     def _blank(self, source: UrlSource, options: Options) -> None:
         """The state of a reader that is not open."""
@@ -132,27 +127,17 @@ class Reader:
             remote.release(hits, hit_bytes, garbage=garbage)
 
     def _open(self) -> Remote:
-        """The Remote. Opens what came by pickle. Raises ValueError: closed."""
-        if self._remote is not None:
-            return self._remote
-        if self._pickled is None:
+        """The Remote. Raises ValueError: closed."""
+        if self._remote is None:
             raise ValueError(CLOSED)
-        with _reopening:
-            if self._pickled is not None:  # no other thread was first
-                size, validator, hint = self._pickled
-                position = self._position
-                remote = Remote(self._source, self._options, hint)
-                remote.open()
-                remote.retain()
-                try:
-                    remote.expect(size, validator)
-                    self._attach(remote)
-                finally:
-                    remote.release()
-                self._position = position
-        return self._open()
+        return self._remote
 
-    # reading
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return getattr(self, "_remote", None) is None and getattr(self, "_pickled", None) is None
+
+    # hits
 
     def _hit(self, start: int, stop: int) -> bytes | None:
         """The bytes `[start, stop)`, `start < stop`, both inside the file, where they are in memory."""
@@ -213,15 +198,6 @@ class Reader:
             self._position = start
             raise
 
-    def _copy(self, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`, fetched where they are absent."""
-        if stop <= start:
-            return b""
-        data = self._hit(start, stop)
-        if data is None:
-            data = self._open().copy(start, stop, self._readahead.missed(start, stop))
-        return data
-
     def _resident_end(self, start: int, stop: int) -> int:
         """How far from `start` bytes are resident at this moment, at most `stop`."""
         hole = self._rows.find(b"\0", start >> SHIFT, ((stop - 1) >> SHIFT) + 1)
@@ -260,42 +236,17 @@ class Reader:
         """The `(start, stop)` ranges that are in memory, sorted, whole pages."""
         return self._open().resident_ranges()
 
-    def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
-        """Fetch `(offset, length)` ranges: near ones in one request, up to `max_connections` requests at once.
-
-        Args:
-            ranges: pairs of bytes, in any order; they may overlap.
-            wait: False returns at once, and the bytes come behind the caller.
-
-        Returns:
-            The number of bytes newly requested.
-
-        Raises:
-            ValueError: a range that is not inside the file, or the file is closed.
-            HctefNetworkError: they could not be fetched.
-        """
-        remote = self._open()
-        return remote.prefetch(checked_lengths(ranges, remote.size), wait=wait)
-
     def evict(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> None:
         """Give the memory of the pages of `[start, stop)` back; those that a live view needs stay. They are fetched
         again when needed."""
         remote = self._open()
         remote.evict(*checked_range(start, stop, remote.size))
 
-    def _fetch_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[ByteRange]:
-        """Check `(start, stop)` ranges, and fetch them together where there is room for all of them."""
-        remote = self._open()
-        checked = [checked_range(start, stop, remote.size) for start, stop in ranges]
-        if sum(item.length for item in checked) <= remote.planner.window and len(checked) > 1:
-            remote.prefetch(checked, wait=True)
-        return checked
-
     def __repr__(self) -> str:
         remote = self._remote
         if remote is None:
             where = "" if callable(self._source) else parse_url(self._source).safe
-            return reader_text(self._kind, where, None, 0, "closed" if self._pickled is None else "not open yet")
+            return reader_text(self._kind, where, None, 0, "closed" if self.closed else "not open yet")
         return reader_text(self._kind, remote.safe_url, remote.size, remote.resident_bytes, "")
 
     def _repr_html_(self) -> str:
@@ -310,53 +261,3 @@ class Reader:
             ranges=remote.resident_ranges(),
             stats=self.stats,
         )
-
-    # pickling
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """URL, options, position and validator. Credentials stay here: userinfo, headers that look like one, the
-        pool."""
-        remote = self._open()
-        options = remote.options.changed()
-        options.pop("pool", None)
-        hint = ""
-        headers = options.get("headers")
-        if isinstance(headers, Mapping):
-            kept = {name: value for name, value in checked_headers(headers).items() if not is_secret(name)}
-            if len(kept) < len(headers):
-                hint = "its credentials were not pickled: open it with headers=… there"
-            options["headers"] = kept
-        source = self._source
-        if isinstance(source, str):
-            url = parse_url(source)
-            if url.authorization:
-                hint = "its credentials were not pickled: open it with headers=… there"
-            source = url.request
-        state = (source, options, self._position, remote.size, remote.validator, hint)
-        return _unpickle, (type(self), *state)
-
-    def __copy__(self) -> Self:
-        raise TypeError(f"a {self._kind} cannot be copied; clone() gives another cursor on the same pages")
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self.__copy__()
-
-
-def _unpickle(  # noqa: PLR0917  # pickle passes by position
-    kind: type[Reader],
-    source: UrlSource,
-    options: dict[str, Any],
-    position: int,
-    size: int,
-    validator: Validator,
-    hint: str,
-) -> Reader:
-    """A reader that opens on first use, and refuses a file that changed."""
-    reader = kind.__new__(kind)
-    reader._blank(source, Options(**options))
-    reader._pickled = (size, validator, hint)
-    reader._position = position
-    return reader
-
-
-_reopening = threading.RLock()

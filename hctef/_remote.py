@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from intervaltree import Interval
@@ -43,6 +44,8 @@ class Remote:
         self.driver = Driver(self.planner, Urllib3Transport(options))
         self.readers: weakref.WeakSet[Any] = weakref.WeakSet()
         """Those that count hits for `stats`."""
+        self.async_drivers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        """By event loop: the tasks of a loop read by a driver of theirs, with the lock and the planner of this file."""
         self._users = 0
         self._users_lock = threading.RLock()  # the garbage collector may come in between
         self._unpinned: deque[Interval] = deque()
@@ -186,12 +189,18 @@ class Remote:
         return total
 
     def _wait_for(self, generator: PlanGen[Any]) -> Any:
+        with self.waiting():
+            return self.driver.run(generator)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around a wait for the network: counts its time, and says in a caller's words that the file was closed."""
         begin = time.perf_counter()
         if self._unpinned:
             with self.driver.lock:
                 self._let_go()
         try:
-            return self.driver.run(generator)
+            yield
         except Cancelled:
             raise ValueError(CLOSED) from None
         finally:

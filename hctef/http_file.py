@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 from hctef._cursor import LINE_BYTES, line, read_stop, sought, writable_bytes
 from hctef._options import FileOptions, UrlSource
 from hctef._ranges import PAGE, checked_range
-from hctef._reader import SHIFT, SLOTS, Reader
+from hctef._reader import SHIFT, SLOTS
 from hctef._remote import CLOSED
+from hctef._sync_reader import SyncReader
 
 if TYPE_CHECKING:
     from hctef.remote_buffer import RemoteBuffer
 
 
-class HttpFile(Reader, io.BufferedIOBase):
+class HttpFile(SyncReader, io.BufferedIOBase):
     """A file behind an http(s) URL, read like one opened 'rb'. It opens on construction.
 
     Bytes are fetched by Range requests when something reads them, each at most once, and kept in memory (at most
@@ -40,6 +41,7 @@ class HttpFile(Reader, io.BufferedIOBase):
     __slots__ = (*(slot for slot in SLOTS if slot != "__weakref__"), "_own_buffer")  # io gives weak references
 
     _kind = "HttpFile"
+    _known = frozenset(FileOptions.__annotations__)
     mode = "rb"
 
     def __init__(self, url: UrlSource, **options: Unpack[FileOptions]) -> None:
@@ -243,10 +245,6 @@ class HttpFile(Reader, io.BufferedIOBase):
     def name(self) -> str:
         """The URL without userinfo and query values."""
         return self._remote.safe_url if self._remote else repr(self)
-
-    @property
-    def closed(self) -> bool:
-        return getattr(self, "_remote", None) is None and getattr(self, "_pickled", None) is None
 
     def close(self) -> None:
         """Close. Idempotent; clones and views live on. What is being fetched for this file alone is stopped."""

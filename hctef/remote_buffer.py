@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import mmap
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
-from hctef._cursor import sought
+from hctef._cursor import sought, strided
 from hctef._options import BufferOptions, UrlSource
-from hctef._ranges import PAGE, ByteRange, checked_range
+from hctef._ranges import PAGE, checked_range
 from hctef._readahead import LARGEST_WINDOW
-from hctef._reader import SHIFT, SLOTS, Reader
-from hctef._remote import CLOSED, Remote
+from hctef._reader import SHIFT, SLOTS
+from hctef._remote import CLOSED
+from hctef._sync_reader import SyncReader
+from hctef._views import array_extent, array_over, pinned_view
 from hctef.exceptions import PagerError
 from hctef.http_file import HttpFile
 
 if TYPE_CHECKING:
-    import numpy as np
-    from intervaltree import Interval
     from numpy.typing import DTypeLike, NDArray
+
+    from hctef.aio import AsyncRemoteBuffer
 
 _FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
 _FIND_BYTES_MOST = 4 * 1024 * 1024
 
 
-class RemoteBuffer(Reader):
+class RemoteBuffer(SyncReader):
     """The bytes behind an http(s) URL, as a read-only `mmap.mmap` has a file's. Opens on construction.
 
     `buf[a:b]` is bytes; `view(a, b)`, `array(…)`, `memoryview(buf)`, `np.frombuffer(buf)` are views without a copy.
@@ -51,6 +52,7 @@ class RemoteBuffer(Reader):
     __slots__ = (*SLOTS, "_filled")
 
     _kind = "RemoteBuffer"
+    _known = frozenset(BufferOptions.__annotations__)
     _buffer = True
 
     def __init__(self, url: UrlSource, **options: Unpack[BufferOptions]) -> None:
@@ -111,17 +113,10 @@ class RemoteBuffer(Reader):
         return self._copy(index, index + 1)[0]
 
     def _slice(self, key: slice) -> bytes:
-        start, stop, step = key.indices(self._open().size)
-        count = len(range(start, stop, step))
-        if count == 0:
-            return b""
-        if step == 1:
-            return self._copy(start, stop)
-        first, last = start, start + (count - 1) * step
-        low, high = min(first, last), max(first, last) + 1
-        if abs(step) <= PAGE:
-            return self._copy(low, high)[:: abs(step)][:: 1 if step > 0 else -1]
-        return b"".join(self.read_bytes([(at, at + 1) for at in range(start, stop, step)]))
+        extent, single, step = strided(*key.indices(self._open().size))
+        if single is None:
+            return self._copy(*extent)[::step]
+        return b"".join(self.read_bytes((at, at + 1) for at in single))
 
     def read_bytes(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
         """The bytes of `(start, stop)` ranges, copied. See `HttpFile.read_ranges`."""
@@ -272,12 +267,13 @@ class RemoteBuffer(Reader):
             HctefNetworkError: the bytes could not be fetched.
         """
         remote = self._open()
-        return _pinned_view(remote, checked_range(start, stop, remote.size))
+        extent = checked_range(start, stop, remote.size)
+        return pinned_view(remote, extent, remote.load(*extent))
 
     def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[memoryview]:
         """Views of `(start, stop)` ranges, in their order: near ones in one request, several requests at once."""
         remote = self._open()
-        return [_pinned_view(remote, item) for item in self._fetch_ranges(ranges)]
+        return [pinned_view(remote, item, remote.load(*item)) for item in self._fetch_ranges(ranges)]
 
     def array(
         self, dtype: DTypeLike, shape: int | Sequence[int] | None = None, offset: SupportsIndex = 0, order: str = "C"
@@ -294,24 +290,9 @@ class RemoteBuffer(Reader):
             ValueError: it does not lie inside the file, or the dtype holds objects.
             HctefNetworkError: the bytes could not be fetched.
         """
-        import numpy as np  # noqa: PLC0415  # takes as long as all the rest
-
         remote = self._open()
-        kind: np.dtype[Any] = np.dtype(dtype)
-        if kind.hasobject:
-            raise ValueError("an array of objects cannot lie in a file")
-        begin = operator.index(offset)
-        checked_range(begin, None, remote.size)
-        if shape is None:
-            shape = ((remote.size - begin) // max(kind.itemsize, 1),)
-        dims = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
-        if any(n < 0 for n in dims):
-            raise ValueError(f"negative dimensions are not allowed: {dims}")
-        length = math.prod(map(int, dims)) * kind.itemsize
-        data = _pinned_view(remote, checked_range(begin, begin + length, remote.size))
-        if order not in ("C", "F"):
-            raise ValueError(f"order must be 'C' or 'F', not {order!r}")
-        return np.ndarray(dims, kind, buffer=data, order="C" if order == "C" else "F")
+        kind, dims, extent = array_extent(dtype, shape, offset, order, remote.size)
+        return array_over(pinned_view(remote, extent, remote.load(*extent)), kind, dims, order)
 
     def __buffer__(self, flags: int, /) -> memoryview:
         """The buffer protocol (PEP 688): all of the file, read-only, fetched first."""
@@ -337,15 +318,20 @@ class RemoteBuffer(Reader):
 
     # cursors on the same pages
 
+    def aio(self) -> AsyncRemoteBuffer:
+        """The AsyncRemoteBuffer on the same pages, for the event loop that first awaits it; to be closed there.
+
+        Raises ImportError: aiohttp is not installed (`pip install 'hctef[async]'`).
+        """
+        from hctef.aio import AsyncRemoteBuffer  # noqa: PLC0415  # an extra
+
+        return AsyncRemoteBuffer._on(self._open(), None, owner=True)
+
     def file(self) -> HttpFile:
         """An HttpFile on the same pages, at position 0."""
         return HttpFile._sharing(self._open())
 
     # ends
-
-    @property
-    def closed(self) -> bool:
-        return self._remote is None and self._pickled is None
 
     def close(self) -> None:
         """Close. Idempotent; views that live stay valid, and keep the memory until the last of them goes."""
@@ -362,28 +348,6 @@ class RemoteBuffer(Reader):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
             self._release(garbage=True)
-
-
-class _Pinned:
-    """Exports a range, and unpins it when the last view of it is gone."""
-
-    def __init__(self, remote: Remote, extent: ByteRange, pin: Interval | None) -> None:
-        self._remote, self._extent, self._pin = remote, extent, pin
-
-    def __buffer__(self, flags: int, /) -> memoryview:
-        if flags & inspect.BufferFlags.WRITABLE:
-            raise BufferError("a RemoteBuffer is read-only")
-        return self._remote.planner.arena.view(*self._extent)
-
-    def __release_buffer__(self, view: memoryview, /) -> None:
-        view.release()
-        pin, self._pin = self._pin, None
-        self._remote.unpin(pin)
-
-
-def _pinned_view(remote: Remote, extent: ByteRange) -> memoryview:
-    pin = remote.load(*extent)
-    return memoryview(_Pinned(remote, extent, pin))
 
 
 HttpFile._buffer_class = RemoteBuffer

@@ -489,8 +489,10 @@ class RangeServer:
         else:
             headers.setdefault("Content-Length", str(len(reply.body)))
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" if reply.early_hints else ""
-        connection.sendall((hints + "\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        if reply.early_hints:
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+            self._closing.wait(0.3)  # the response proper comes later, as it does in life
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         if request.method == "HEAD":
             return True
         body = memoryview(reply.body)

@@ -1,0 +1,147 @@
+"""The asynchronous transport: aiohttp carries bytes; no rule of HTTP stands here.
+
+One session an event loop for all files, so that the tenth file of a host needs no handshake; it is closed with the last
+file that uses it. A caller's session is used and never closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from typing import Any
+
+import aiohttp
+from urllib3.util import Timeout
+from yarl import URL
+
+from hctef._http import Head
+from hctef._options import Options
+from hctef._retries import TransportError
+from hctef._steps import Send
+
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = weakref.WeakKeyDictionary()
+"""Session and number of users, by loop."""
+
+
+class AiohttpTransport:
+    """Requests of one file in the running event loop."""
+
+    def __init__(self, options: Options) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._own = options.session is None
+        self.timeout = client_timeout(options.timeout)
+        if self._own:
+            shared = _sessions.get(self._loop)
+            if shared is None or shared[0].closed:
+                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)  # the core counts connections
+                jar = aiohttp.DummyCookieJar()
+                session = aiohttp.ClientSession(
+                    connector=connector, cookie_jar=jar, auto_decompress=False, trust_env=True
+                )
+                shared = _sessions[self._loop] = [session, 0]
+            shared[1] += 1
+            self.session: aiohttp.ClientSession = shared[0]
+        else:
+            self.session = options.session
+
+    def exchange(self) -> AiohttpExchange:
+        return AiohttpExchange(self)
+
+    async def close(self) -> None:
+        """Let the shared session go; the last file closes it."""
+        if not self._own:
+            return
+        self._own = False
+        shared = _sessions[self._loop]
+        shared[1] -= 1
+        if shared[1] == 0:
+            del _sessions[self._loop]
+            await shared[0].close()
+
+
+class AiohttpExchange:
+    """One request at a time. See `_async_driver.AsyncExchange`."""
+
+    def __init__(self, transport: AiohttpTransport) -> None:
+        self._transport = transport
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def send(self, request: Send) -> Head:
+        self.drop()
+        transport = self._transport
+        try:
+            self._response = response = await transport.session.request(
+                request.method,
+                URL(request.url, encoded=True),
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=transport.timeout,
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise translate(error) from error
+        headers: dict[str, str] = {}
+        for name, value in response.headers.items():
+            key = name.lower()
+            headers[key] = f"{headers[key]}, {value}" if key in headers else value
+        return Head(response.status, headers)
+
+    async def receive(self, limit: int) -> bytes:
+        response = self._response
+        if response is None:
+            return b""
+        try:
+            return await response.content.read(limit)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # The stream refuses to hand out what came before the break: it is asked for below its own check.
+            rest: bytes = response.content._read_nowait(limit)
+            if rest:
+                return rest
+            raise translate(error) from error
+
+    def drop(self) -> None:
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()  # one that was read to its end has given its connection back before
+
+    def abort(self) -> None:
+        self.drop()
+
+
+def client_timeout(timeout: Any) -> aiohttp.ClientTimeout:
+    """The option `timeout`: seconds to connect and between bytes, a urllib3.Timeout, or an aiohttp.ClientTimeout."""
+    if isinstance(timeout, aiohttp.ClientTimeout):
+        return timeout
+    if isinstance(timeout, Timeout):
+        connect, read = timeout.connect_timeout, timeout.read_timeout
+        return aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=connect if isinstance(connect, int | float) else None,
+            sock_read=read if isinstance(read, int | float) else None,
+        )
+    return aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
+
+
+def translate(error: Exception) -> TransportError:
+    """aiohttp's exception in words that show no credential (its own messages may hold the URL)."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", None) or "verification failed"
+            return TransportError(f"TLS: the certificate is not trusted: {reason}", final=True)
+        case aiohttp.ClientSSLError():
+            return TransportError("TLS failed", connect=True)
+        case aiohttp.ClientProxyConnectionError():
+            return TransportError("the proxy cannot be reached or refuses", connect=True)
+        case aiohttp.ClientConnectorDNSError():
+            return TransportError("the host's name cannot be resolved", connect=True)
+        case aiohttp.ConnectionTimeoutError():
+            return TransportError("no connection: timeout", connect=True)
+        case aiohttp.ClientConnectorError():
+            return TransportError(f"no connection: {os.strerror(error.os_error.errno or 0)}", connect=True)
+        case TimeoutError():
+            return TransportError("no byte came within the timeout")
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return TransportError(f"no request can be made of the URL ({type(error).__name__})", final=True)
+        case OSError() if error.errno:
+            return TransportError(f"the connection broke: {os.strerror(error.errno)}")
+    return TransportError(f"the connection broke ({type(error).__name__})")

@@ -1,0 +1,243 @@
+"""The asynchronous driver: the same steps as `_drivers.py` performs, with `await`.
+
+A step is computed under the file's lock, which is a thread's lock held for planning only: threads that read by the
+synchronous driver and tasks that read by this one wait for each other's claims.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from hctef._http import Head
+from hctef._intervals import Claim
+from hctef._planner import Cancelled, Planner
+from hctef._steps import Call, Deliver, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
+
+COPY_BYTES = 1024 * 1024
+"""Copied at once: about a tenth of a millisecond in which the loop does nothing else."""
+
+BREATH = 0.005
+"""Seconds after which a task that was never made to wait lets others run."""
+
+
+class AsyncExchange(Protocol):
+    """One request at a time with a server. Raises TransportError, and nothing else of its library."""
+
+    async def send(self, request: Send) -> Head:
+        """Put away the response before, send a request, return the head of its response."""
+
+    async def receive(self, limit: int) -> bytes:
+        """At least one byte of the body and at most `limit`; b'' at its end."""
+
+    def drop(self) -> None:
+        """Put the response away: back into the pool where nothing is left to read, else closed."""
+
+    def abort(self) -> None:
+        """Make a `receive` that waits fail at once."""
+
+
+class AsyncTransport(Protocol):
+    """Carries requests. Holds no rule of HTTP beyond the connection."""
+
+    def exchange(self) -> AsyncExchange:
+        """A new one; cheap."""
+
+    async def close(self) -> None:
+        """Let go of what is not the caller's."""
+
+
+class AsyncDriver:
+    """Performs the generators of one file in one event loop."""
+
+    def __init__(self, planner: Planner, lock: threading.Lock, transport: AsyncTransport) -> None:
+        self.planner = planner
+        self.lock = lock
+        self.transport = transport
+        self.holds = 0
+        """Files that were opened with it and are not closed, and operations under way. At none it is closed."""
+        self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._active: set[AsyncExchange] = set()
+        self._sending: set[asyncio.Future[Head]] = set()
+
+    def check_loop(self) -> None:
+        """Raises RuntimeError: this is not the loop that the file was opened in."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this file was opened in another event loop: open it in each loop that reads it")
+
+    @property
+    def closed(self) -> bool:
+        return self._closing.is_set()
+
+    async def let_go(self) -> None:
+        """One hold less."""
+        self.holds -= 1
+        if self.holds <= 0 and not self.closed:
+            await self.close()
+
+    def forget(self) -> None:
+        """`let_go`, from the garbage collector: in the loop, where it still runs."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(self.let_go())))
+        elif not self.closed:
+            warnings.warn("an asynchronous file was neither closed nor in a running event loop", ResourceWarning, 2)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """The loop refers to its tasks weakly."""
+        _leaving.add(task)
+        task.add_done_callback(_leaving.discard)
+
+    async def run[T](self, generator: PlanGen[T]) -> T:
+        """Perform a generator to its end, and return what it returns."""
+        steps = self.iterate(generator)
+        try:
+            async for item in steps:
+                if isinstance(item, _Result):
+                    result: T = item.value
+                    return result
+        finally:
+            await steps.aclose()
+        raise TypeError("the generator ended without a result")
+
+    async def iterate(self, generator: PlanGen[Any]) -> AsyncGenerator[Any, None]:
+        """Perform a generator; yields what it delivers (bytes), then its `_Result`."""
+        self.check_loop()
+        self.holds += 1
+        exchange = self.transport.exchange()
+        value: Any = None
+        error: BaseException | None = None
+        rested = self._loop.time()
+        try:
+            while True:
+                try:
+                    with self.lock:
+                        step = generator.send(value) if error is None else generator.throw(error)
+                except StopIteration as end:
+                    yield _Result(end.value)
+                    return
+                value = error = None
+                if type(step) is Deliver:
+                    yield step.data
+                    continue
+                try:
+                    value = await self._perform(step, exchange)
+                    if self._loop.time() - rested > BREATH:
+                        await asyncio.sleep(0)
+                        rested = self._loop.time()
+                except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
+                    error = raised
+        finally:
+            error = None  # its traceback holds this frame
+            with self.lock:
+                generator.close()
+            self._active.discard(exchange)
+            exchange.drop()
+            await self.let_go()
+
+    async def _perform(self, step: Step, exchange: AsyncExchange) -> Any:
+        match step:
+            case Receive():
+                return await exchange.receive(step.limit)
+            case Fill():
+                self.planner.arena.fill(step.start, step.data)
+            case FetchPlan():
+                await self._fetch(step)
+            case Send():
+                return await self._send(step, exchange)
+            case Drop():
+                exchange.drop()
+            case Sleep():
+                try:
+                    await asyncio.wait_for(self._closing.wait(), step.seconds)
+                except TimeoutError:
+                    return None
+                raise Cancelled
+            case Wait():
+                await asyncio.wrap_future(step.future)
+            case Call():
+                value = step.function()
+                return await value if inspect.isawaitable(value) else value
+        return None
+
+    async def _send(self, step: Send, exchange: AsyncExchange) -> Head:
+        if self._closing.is_set():
+            raise Cancelled
+        self._active.add(exchange)
+        sending = asyncio.ensure_future(exchange.send(step))
+        self._sending.add(sending)
+        try:
+            return await sending
+        except asyncio.CancelledError:
+            if self._closing.is_set() and not _cancelling():
+                raise Cancelled from None
+            raise
+        finally:
+            self._sending.discard(sending)
+
+    async def _fetch(self, plan: FetchPlan) -> None:
+        claims = plan.claims + plan.background
+        try:
+            for claim in claims[1:] if plan.claims else claims:
+                task = self._loop.create_task(self._transfer(claim))
+                self._tasks.add(task)
+                task.add_done_callback(functools.partial(self._ended, claim))
+            if plan.claims:
+                await self._transfer(plan.claims[0])
+            for claim in plan.claims[1:]:
+                with self.lock:  # else it might be released between a look and the waiting
+                    future = claim.wait_for_release()
+                await asyncio.wrap_future(future)
+            for future in plan.wait:
+                await asyncio.wrap_future(future)
+        except BaseException:
+            with self.lock:
+                self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
+            raise
+
+    def _ended(self, claim: Claim, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled before its first step never had the chance to give its claim back."""
+        self._tasks.discard(task)
+        with self.lock:
+            if claim.open and not claim.started:
+                self.planner.cancel((claim,))
+
+    async def _transfer(self, claim: Claim) -> None:
+        await self.run(self.planner.transfer(claim))
+
+    async def close(self) -> None:
+        """Stop what is in flight, and wait until it has stopped."""
+        self._closing.set()
+        for sending in list(self._sending):
+            sending.cancel()
+        for exchange in list(self._active):
+            exchange.abort()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.transport.close()
+
+
+_leaving: set[asyncio.Task[None]] = set()
+
+
+class _Result:
+    """What a generator returned."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _cancelling() -> bool:
+    """Whether somebody cancelled this task itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

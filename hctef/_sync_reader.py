@@ -1,0 +1,135 @@
+"""SyncReader: what HttpFile and RemoteBuffer have in common beyond Reader: they block, and they pickle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self, SupportsIndex
+
+from hctef._http import Validator, checked_headers, is_secret, parse_url
+from hctef._options import Options, UrlSource
+from hctef._ranges import ByteRange, checked_lengths, checked_range
+from hctef._reader import Reader
+from hctef._remote import CLOSED, Remote
+
+
+class SyncReader(Reader):
+    """A reader whose methods return when the bytes are there."""
+
+    __slots__ = ()
+
+    def _start(self, url: UrlSource, options: Mapping[str, Any]) -> None:
+        """Check the arguments, and open."""
+        self._detach()
+        self._source = url
+        self._options = self._checked(options)
+        remote = Remote(url, self._options)
+        remote.open()
+        self._attach(remote)
+
+    def _open(self) -> Remote:
+        """The Remote. Opens what came by pickle. Raises ValueError: closed."""
+        if self._remote is not None:
+            return self._remote
+        if self._pickled is None:
+            raise ValueError(CLOSED)
+        with _reopening:
+            if self._pickled is not None:  # no other thread was first
+                size, validator, hint = self._pickled
+                position = self._position
+                remote = Remote(self._source, self._options, hint)
+                remote.open()
+                remote.retain()
+                try:
+                    remote.expect(size, validator)
+                    self._attach(remote)
+                finally:
+                    remote.release()
+                self._position = position
+        return self._open()
+
+    # reading
+
+    def _copy(self, start: int, stop: int) -> bytes:
+        """The bytes `[start, stop)`, fetched where they are absent."""
+        if stop <= start:
+            return b""
+        data = self._hit(start, stop)
+        if data is None:
+            data = self._open().copy(start, stop, self._readahead.missed(start, stop))
+        return data
+
+    def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
+        """Fetch `(offset, length)` ranges: near ones in one request, up to `max_connections` requests at once.
+
+        Args:
+            ranges: pairs of bytes, in any order; they may overlap.
+            wait: False returns at once, and the bytes come behind the caller.
+
+        Returns:
+            The number of bytes newly requested.
+
+        Raises:
+            ValueError: a range that is not inside the file, or the file is closed.
+            HctefNetworkError: they could not be fetched.
+        """
+        remote = self._open()
+        return remote.prefetch(checked_lengths(ranges, remote.size), wait=wait)
+
+    def _fetch_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[ByteRange]:
+        """Check `(start, stop)` ranges, and fetch them together where there is room for all of them."""
+        remote = self._open()
+        checked = [checked_range(start, stop, remote.size) for start, stop in ranges]
+        if sum(item.length for item in checked) <= remote.planner.window and len(checked) > 1:
+            remote.prefetch(checked, wait=True)
+        return checked
+
+    # pickling
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """URL, options, position and validator. Credentials stay here: userinfo, headers that look like one, the
+        pool."""
+        remote = self._open()
+        options = remote.options.changed()
+        options.pop("pool", None)
+        hint = ""
+        headers = options.get("headers")
+        if isinstance(headers, Mapping):
+            kept = {name: value for name, value in checked_headers(headers).items() if not is_secret(name)}
+            if len(kept) < len(headers):
+                hint = "its credentials were not pickled: open it with headers=… there"
+            options["headers"] = kept
+        source = self._source
+        if isinstance(source, str):
+            url = parse_url(source)
+            if url.authorization:
+                hint = "its credentials were not pickled: open it with headers=… there"
+            source = url.request
+        state = (source, options, self._position, remote.size, remote.validator, hint)
+        return _unpickle, (type(self), *state)
+
+    def __copy__(self) -> Self:
+        raise TypeError(f"a {self._kind} cannot be copied; clone() gives another cursor on the same pages")
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()
+
+
+def _unpickle(  # noqa: PLR0917  # pickle passes by position
+    kind: type[SyncReader],
+    source: UrlSource,
+    options: dict[str, Any],
+    position: int,
+    size: int,
+    validator: Validator,
+    hint: str,
+) -> SyncReader:
+    """A reader that opens on first use, and refuses a file that changed."""
+    reader = kind.__new__(kind)
+    reader._blank(source, Options(**options))
+    reader._pickled = (size, validator, hint)
+    reader._position = position
+    return reader
+
+
+_reopening = threading.RLock()

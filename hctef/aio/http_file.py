@@ -1,0 +1,102 @@
+"""AsyncHttpFile: a remote file as an open file, under asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
+
+from hctef._async_driver import COPY_BYTES
+from hctef._cursor import line, read_stop, sought, writable_bytes
+from hctef._options import FILE_PREFETCH_BYTES, AsyncFileOptions, UrlSource
+from hctef._ranges import checked_range
+from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
+
+if TYPE_CHECKING:
+    from hctef.aio.remote_buffer import AsyncRemoteBuffer
+
+
+class AsyncHttpFile(AsyncReader):
+    """`HttpFile` under asyncio: `async with AsyncHttpFile(url) as f`, or `f = await AsyncHttpFile(url).open()`.
+
+    The same options, with `session` (an `aiohttp.ClientSession`, never closed by hctef) in place of `pool`. `seek`,
+    `tell`
+    and `clone` are plain calls. A cancelled read harms nobody else's. It belongs to the event loop that opened it.
+
+    Raises:
+        HctefUrlError, TypeError, ValueError: on construction, as HttpFile; the errors of the network come from `open`.
+    """
+
+    __slots__ = ASYNC_SLOTS
+
+    _kind = "AsyncHttpFile"
+    _known = frozenset(AsyncFileOptions.__annotations__)
+    _buffer_class: ClassVar[type[AsyncRemoteBuffer]]
+    """Set by `remote_buffer.py`, which knows this module: imports point one way."""
+
+    def __init__(self, url: UrlSource, **options: Unpack[AsyncFileOptions]) -> None:
+        self._prepare(url, {"prefetch_bytes": FILE_PREFETCH_BYTES, **options})
+
+    @property
+    def buffer(self) -> AsyncRemoteBuffer:
+        """An AsyncRemoteBuffer on the same pages."""
+        return self._buffer_class._on(self._open(), self._driver)
+
+    def seek(self, offset: SupportsIndex, whence: int = 0) -> int:
+        """See `HttpFile.seek`."""
+        self._position = sought(self._position, self._open().size, offset, whence)
+        return self._position
+
+    def tell(self) -> int:
+        """See `HttpFile.tell`."""
+        self._open()
+        return self._position
+
+    async def read(self, size: SupportsIndex | None = -1) -> bytes:
+        """See `HttpFile.read`. Cancelled, the position stays."""
+        with self._taking(size) as (start, stop):
+            return await self._copy(start, stop)
+
+    async def readinto(self, buffer: Any) -> int:
+        """See `HttpFile.readinto`."""
+        self._open()
+        target = writable_bytes(buffer)
+        with self._taking(len(target)) as (start, stop):
+            target = target[: stop - start]
+            if target and (len(target) > COPY_BYTES or not self._hit_into(target, start)):
+                ahead = self._readahead.missed(start, stop)
+                await self._await(self._open().planner.copy_into(target, start, ahead, COPY_BYTES))
+        return len(target)
+
+    async def readline(self, size: SupportsIndex | None = -1) -> bytes:
+        """See `HttpFile.readline`."""
+        start = self._position
+        stop = read_stop(start, self._open().size, size)
+        found = self._hit_line(start, stop) if start < stop else b""
+        if found is None:
+            scan = line(start, stop)
+            wanted = next(scan)
+            try:
+                while True:
+                    wanted = scan.send(await self._copy(*wanted))
+            except StopIteration as end:
+                found = end.value
+        self._position = start + len(found)
+        return found
+
+    def __aiter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __anext__(self) -> bytes:
+        found = await self.readline()
+        if not found:
+            raise StopAsyncIteration
+        return found
+
+    async def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
+        """See `HttpFile.read_ranges`."""
+        return [await self._copy(start, stop) for start, stop in await self._fetch_ranges(ranges)]
+
+    def stream(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> AsyncIterator[bytes]:
+        """See `HttpFile.stream`; an asynchronous iterator."""
+        return self._stream(*checked_range(start, stop, self._open().size))

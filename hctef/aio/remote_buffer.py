@@ -1,0 +1,84 @@
+"""AsyncRemoteBuffer: a remote file as memory, under asyncio."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack
+
+from hctef._cursor import strided
+from hctef._options import AsyncBufferOptions, UrlSource
+from hctef._ranges import ByteRange, checked_range
+from hctef._views import array_extent, array_over, pinned_view
+from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
+from hctef.aio.http_file import AsyncHttpFile
+from hctef.remote_buffer import RemoteBuffer
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+
+class AsyncRemoteBuffer(AsyncReader):
+    """`RemoteBuffer` under asyncio: `await buf[a:b]`, `await buf[i]`, `await buf.load(a, b)`.
+
+    It has no buffer protocol: a fault would stop the event loop. `buf.sync` is the RemoteBuffer on the same pages.
+    """
+
+    __slots__ = ASYNC_SLOTS
+
+    _kind = "AsyncRemoteBuffer"
+    _buffer = True
+    _known = frozenset(AsyncBufferOptions.__annotations__)
+
+    def __init__(self, url: UrlSource, **options: Unpack[AsyncBufferOptions]) -> None:
+        self._prepare(url, options)
+
+    def __len__(self) -> int:
+        return self._open().size
+
+    async def __getitem__(self, key: Any) -> Any:
+        """`await buf[i]` -> int, `await buf[a:b]`, `await buf[a:b:s]` -> bytes, by the rules of `bytes`."""
+        size = self._open().size
+        if isinstance(key, slice):
+            extent, single, step = strided(*key.indices(size))
+            if single is None:
+                return (await self._copy(*extent))[::step]
+            await self._fetch_ranges((at, at + 1) for at in single)
+            return b"".join([await self._copy(at, at + 1) for at in single])
+        index = operator.index(key)
+        index += size if index < 0 else 0
+        if not 0 <= index < size:
+            raise IndexError("index out of range")
+        return (await self._copy(index, index + 1))[0]
+
+    async def load(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> memoryview:
+        """`[start, stop)` as a read-only memoryview without a copy, not evicted while it lives. See
+        `RemoteBuffer.view`."""
+        return await self._view(checked_range(start, stop, self._open().size))
+
+    async def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[memoryview]:
+        """See `RemoteBuffer.read_ranges`."""
+        return [await self._view(extent) for extent in await self._fetch_ranges(ranges)]
+
+    async def array(
+        self, dtype: DTypeLike, shape: int | Sequence[int] | None = None, offset: SupportsIndex = 0, order: str = "C"
+    ) -> NDArray[Any]:
+        """A read-only ndarray without a copy, whose bytes are resident. See `RemoteBuffer.array`."""
+        kind, dims, extent = array_extent(dtype, shape, offset, order, self._open().size)
+        return array_over(await self._view(extent), kind, dims, order)
+
+    async def _view(self, extent: ByteRange) -> memoryview:
+        remote = self._open()
+        return pinned_view(remote, extent, await self._await(remote.planner.read(*extent)))
+
+    def cursor(self) -> AsyncHttpFile:
+        """A cursor on the same pages, at position 0: no request."""
+        return AsyncHttpFile._on(self._open(), self._driver)
+
+    @property
+    def sync(self) -> RemoteBuffer:
+        """The RemoteBuffer on the same pages. What it does not find there it fetches by urllib3, and blocks."""
+        return RemoteBuffer._sharing(self._open())
+
+
+AsyncHttpFile._buffer_class = AsyncRemoteBuffer

@@ -1,0 +1,658 @@
+"""The asynchronous classes: one set of pages, one core, no byte twice, and nobody harmed by a cancelled task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+import urllib3
+from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hctef
+from hctef.aio import AsyncHttpFile, AsyncRemoteBuffer
+from tests.helpers import pattern, wait_until
+from tests.nginx_server import NginxServer
+from tests.range_server import Gate, RangeServer, after, chunked, cut, etag, ignore_range, redirect, slow, status, times
+
+MIB = 1 << 20
+DATA = pattern(2 * MIB)
+LINES = b"".join(b"line %d\n" % n for n in range(40_000))
+NOW = urllib3.Retry(total=5, backoff_factor=0)
+
+
+@pytest.fixture
+def url(range_server: RangeServer) -> str:
+    return range_server.add("f", DATA)
+
+
+def run[T](main: Callable[[], Awaitable[T]]) -> T:
+    """In a loop of its own, which must be left clean: no task, no warning."""
+
+    async def body() -> T:
+        result = await main()
+        gc.collect()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+        return result
+
+    return asyncio.run(body(), debug=False)
+
+
+# the same cases for both worlds
+
+
+class Sync:
+    """A driver of cases: HttpFile."""
+
+    def __init__(self, url: Any, **options: Any) -> None:
+        self.file = hctef.HttpFile(url, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Async:
+    """A driver of cases: AsyncHttpFile, each call awaited in one loop."""
+
+    def __init__(self, url: Any, **options: Any) -> None:
+        self.loop = asyncio.new_event_loop()
+        try:
+            self.file = AsyncHttpFile(url, **options)
+            self.loop.run_until_complete(self.file.open())
+        except BaseException:
+            self.loop.close()
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.file, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            value = found(*arguments, **options)
+            return self.loop.run_until_complete(value) if asyncio.iscoroutine(value) else value
+
+        return call
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.file.aclose())
+        self.loop.close()
+
+
+def moved(server: RangeServer) -> None:
+    server.add("g", DATA)
+    server.behave("f", redirect("/g"))
+
+
+CASES: dict[str, tuple[Callable[[RangeServer], object], type[Exception] | None]] = {
+    "good": (lambda server: None, None),
+    "chunked": (lambda server: server.behave("f", chunked), None),
+    "cut": (lambda server: server.behave("f", times(3, cut(10_000))), None),
+    "reset": (lambda server: server.behave("f", times(3, cut(10_000, reset=True))), None),
+    "cut and chunked": (lambda server: server.behave("f", chunked, times(3, cut(10_000))), None),
+    "503": (lambda server: server.behave("f", times(2, status(503))), None),
+    "redirect": (moved, None),
+    "500 for ever": (lambda server: server.behave("f", status(500)), hctef.HctefNetworkError),
+    "404": (lambda server: server.behave("f", status(404)), hctef.RemoteFileNotFoundError),
+    "403": (lambda server: server.behave("f", status(403)), hctef.RemotePermissionError),
+    "200": (lambda server: server.behave("f", ignore_range), hctef.RangeRequestsUnsupportedError),
+    "changed": (lambda server: server.behave("f", after(1, etag('"v2"'))), hctef.RemoteFileChangedError),
+}
+
+
+@pytest.mark.parametrize("world", [Sync, Async])
+@pytest.mark.parametrize("name", CASES)
+def test_cases(range_server: RangeServer, url: str, world: Any, name: str) -> None:
+    """The same server, the same bytes, the same errors, in both worlds; no byte comes twice."""
+    spoil, error = CASES[name]
+    spoil(range_server)
+    file = None
+    try:
+        file = world(url, retries=NOW, prefetch_bytes=50_000, readahead="off")
+        file.seek(100_000)
+        assert file.read(1000) == DATA[100_000:101_000]
+        target = bytearray(5000)
+        assert file.readinto(target) == 5000
+        assert target == DATA[101_000:106_000]
+        file.seek(-10, 2)
+        assert file.read() == DATA[-10:]
+        assert file.read(5) == b""
+        assert file.read_ranges([(5, 10), (900_000, 900_010)]) == [DATA[5:10], DATA[900_000:900_010]]
+        file.seek(0)
+        assert file.read() == DATA
+        assert error is None
+    except hctef.HctefError as raised:
+        assert type(raised) is error  # noqa: PT017
+    finally:
+        if file is not None:
+            file.close()
+    if name not in ("reset", "200"):
+        assert range_server.sent_twice() == []
+
+
+@pytest.mark.parametrize("world", [Sync, Async])
+def test_the_file_interface(range_server: RangeServer, world: Any) -> None:
+    """Against io.BytesIO: any sequence of calls."""
+    url = range_server.add("lines", LINES)
+    chance = random.Random(5)
+    for options in ({}, {"prefetch_bytes": 0}, {"prefetch_bytes": 0, "max_resident_bytes": 65_536}):
+        file, model = world(url, **options), io.BytesIO(LINES)
+        for _ in range(300):
+            kind = chance.randrange(5)
+            if kind == 0:
+                at = chance.randrange(len(LINES) + 100)
+                assert file.seek(at) == model.seek(at)
+            elif kind == 1:
+                n = chance.choice([-1, 0, 1, 100, 5000, 200_000])
+                assert file.read(n) == model.read(n)
+            elif kind == 2:
+                mine, theirs = bytearray(3000), bytearray(3000)
+                assert file.readinto(mine) == model.readinto(theirs)
+                assert mine == theirs
+            elif kind == 3:
+                assert file.readline() == model.readline()
+            assert file.tell() == model.tell()
+        file.close()
+
+
+@pytest.mark.parametrize("world", [Sync, Async])
+def test_errors_before_any_request(range_server: RangeServer, url: str, world: Any) -> None:
+    """Bad URLs, options and ranges."""
+    for bad in ("ftp://x/y", "", "http://"):
+        with pytest.raises(hctef.HctefUrlError):
+            world(bad)
+    with pytest.raises(TypeError):
+        world(url, no_such_option=1)
+    with pytest.raises(ValueError, match="prefetch_direction"):
+        world(url, prefetch_direction="x")
+    assert range_server.requests == 0
+    file = world(url)
+    requests = range_server.requests
+    call: Callable[[], Any]
+    for call in (
+        lambda: file.seek(-1),
+        lambda: file.prefetch([(0, len(DATA) + 1)]),
+        lambda: file.read_ranges([(5, 2)]),
+        lambda: file.stream(-1),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    assert range_server.requests == requests
+    file.close()
+
+
+# the classes
+
+
+def test_three_cursors_share_one_session(range_server: RangeServer, url: str) -> None:
+    """Positions 100, 1100, 2100, and no byte fetched twice."""
+
+    async def main() -> None:
+        async with AsyncHttpFile(url, prefetch_bytes=0) as file:
+            cursors = [file, file.clone(), file.clone()]
+            for n, cursor in enumerate(cursors):
+                cursor.seek(1000 * n)
+            parts = await asyncio.gather(*(cursor.read(100) for cursor in cursors))
+            assert parts == [DATA[1000 * n : 1000 * n + 100] for n in range(3)]
+            assert [cursor.tell() for cursor in cursors] == [100, 1100, 2100]
+
+    run(main)
+    assert range_server.sent_twice() == []
+    assert range_server.connections == 1
+
+
+def test_buffer(url: str) -> None:
+    """Items, slices, strides, views, arrays, cursors."""
+
+    async def main() -> None:
+        async with AsyncRemoteBuffer(url) as buf:
+            assert len(buf) == len(DATA)
+            assert await buf[5] == DATA[5]
+            assert await buf[-1] == DATA[-1]
+            assert await buf[100:200] == DATA[100:200]
+            assert await buf[200:100] == b""
+            assert await buf[5000:100:-3] == DATA[5000:100:-3]
+            assert await buf[::100_000] == DATA[::100_000]
+            with pytest.raises(IndexError):
+                await buf[len(DATA)]
+            view = await buf.load(1000, 2000)
+            buf.evict()
+            assert view == DATA[1000:2000]
+            assert view.readonly
+            array = await buf.array("<u4", (10, 5), offset=400)
+            assert array.tobytes() == DATA[400:600]
+            assert not array.flags.writeable
+            cursor = buf.cursor()
+            assert await cursor.read(10) == DATA[:10]
+            assert await cursor.clone().read(10) == DATA[10:20]
+            assert [bytes(part) for part in await buf.read_ranges([(0, 5), (9, 12)])] == [DATA[:5], DATA[9:12]]
+            assert await buf.prefetch([(500_000, 10)]) == 8192
+            with pytest.raises(TypeError):
+                memoryview(buf)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="closed"):
+            await buf[0]
+        assert view == DATA[1000:2000]
+
+    run(main)
+
+
+def test_lines_and_streams(range_server: RangeServer) -> None:
+    """`async for` over both."""
+    url = range_server.add("lines", LINES)
+
+    async def main() -> None:
+        async with AsyncHttpFile(url, prefetch_bytes=0) as file:
+            assert [line async for line in file] == LINES.splitlines(keepends=True)
+            assert b"".join([piece async for piece in file.stream(5, 400_000)]) == LINES[5:400_000]
+            async for _ in file.stream():
+                break  # a stream that is left is no leak
+
+    run(main)
+
+
+def test_one_set_of_pages_for_both_worlds(range_server: RangeServer, url: str) -> None:
+    """A thread and a task that want the same bytes: one request, whoever came first."""
+
+    async def main() -> None:
+        buf = hctef.RemoteBuffer(url)
+        there = buf.aio()
+        assert await there[5000:5010] == DATA[5000:5010]
+        requests = range_server.requests
+        assert buf[5000:5010] == DATA[5000:5010]
+        assert range_server.requests == requests
+        for first_is_thread in (True, False):
+            at = 500_000 + 100_000 * first_is_thread
+            gate = Gate()
+            range_server.behave("f", gate)
+            reads = [asyncio.to_thread(buf.__getitem__, slice(at, at + 10)), there[at : at + 10]]
+            tasks = [asyncio.ensure_future(read) for read in (reads if first_is_thread else reads[::-1])]
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(gate.wait_for, 1)
+            await asyncio.sleep(0.1)
+            gate.open()
+            assert await asyncio.gather(*tasks) == [DATA[at : at + 10]] * 2
+        assert there.sync[5:10] == DATA[5:10]
+        await there.close()
+        assert buf[0:10] == DATA[:10]
+        buf.close()
+
+    run(main)
+    assert range_server.sent_twice() == []
+
+
+def test_a_thousand_tasks(range_server: RangeServer, url: str) -> None:
+    """Overlapping reads of 64 KiB: no byte twice, and max_connections over all cursors."""
+
+    async def main() -> None:
+        async with AsyncHttpFile(url, prefetch_bytes=0, max_connections=7) as file:
+
+            async def read(n: int) -> bool:
+                at = n * 7919 % (len(DATA) - 65_536)
+                cursor = file.clone()
+                cursor.seek(at)
+                return await cursor.read(65_536) == DATA[at : at + 65_536]
+
+            assert all(await asyncio.gather(*(read(n) for n in range(1000))))
+
+    run(main)
+    assert range_server.sent_twice() == []
+    assert range_server.most_in_flight <= 7
+
+
+def test_clones_cost_next_to_nothing(range_server: RangeServer, url: str) -> None:
+    """No request, and less than 2 KiB."""
+
+    async def main() -> None:
+        import tracemalloc
+
+        async with AsyncHttpFile(url) as file:
+            requests = range_server.requests
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            clones = [file.clone() for _ in range(1000)]
+            each = (tracemalloc.get_traced_memory()[0] - before) / len(clones)
+            tracemalloc.stop()
+            assert each < 2048
+            assert range_server.requests == requests
+
+    run(main)
+
+
+# cancellation
+
+
+def test_cancelled_at_every_step(range_server: RangeServer, url: str) -> None:
+    """Wherever a task is cancelled: its claims are given back, those who wait get their bytes, nothing is left."""
+
+    async def main(steps: int) -> bool:
+        async with AsyncHttpFile(url, prefetch_bytes=0, readahead="off") as file:
+            first = asyncio.ensure_future(file.clone().read(300_000))
+            second = asyncio.ensure_future(file.clone().read(200_000))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            first.cancel()
+            assert await second == DATA[:200_000]
+            with contextlib.suppress(asyncio.CancelledError):
+                assert await first == DATA[:300_000]
+            assert await file.read(300_000) == DATA[:300_000]
+            remote = file._remote
+            assert remote is not None
+            assert remote.planner.cache.all_claims() == []
+            return first.cancelled()
+
+    outcomes = [run(lambda steps=steps: main(steps)) for steps in range(60)]  # type: ignore[misc]
+    assert outcomes[0]
+
+
+def test_a_timeout_is_a_cancellation(range_server: RangeServer, url: str) -> None:
+    """The position stays, others of the same bytes don't fail."""
+
+    async def main() -> None:
+        async with AsyncHttpFile(url, prefetch_bytes=0) as file:
+            gate = Gate()
+            range_server.behave("f", gate)
+            other = asyncio.ensure_future(file.clone().read(10))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await file.read(10)
+            assert file.tell() == 0
+            range_server.behave("f")
+            gate.open()
+            assert await other == DATA[:10]
+            assert await file.read(10) == DATA[:10]
+
+    run(main)
+
+
+def test_closing_while_reads_are_in_flight(range_server: RangeServer, url: str) -> None:
+    """They end with a ValueError, at once; no task or connection is left."""
+
+    async def main() -> None:
+        file = await AsyncHttpFile(url, prefetch_bytes=0).open()
+        range_server.behave("f", slow(60))
+        reads: list[asyncio.Future[Any]] = [asyncio.ensure_future(file.read(10))]
+        reads.append(asyncio.ensure_future(file.read_ranges([(0, 5), (900_000, 900_005)])))
+        background = await file.prefetch([(1_500_000, 10)], wait=False)
+        assert background == 8192
+        await asyncio.sleep(0.1)
+        await file.close()
+        await file.aclose()
+        for read in reads:
+            with pytest.raises(ValueError, match="closed"):
+                await read
+
+    begin = time.monotonic()
+    run(main)
+    assert time.monotonic() - begin < 50  # the server would take 60: it is a hang that is looked for, not a speed
+
+
+def test_clones_live_on(range_server: RangeServer, url: str) -> None:
+    """After the file that they came from was closed, and after that, by connections of their own."""
+
+    async def main() -> None:
+        file = await AsyncHttpFile(url, prefetch_bytes=0).open()
+        clone = file.clone()
+        await file.close()
+        assert await clone.read(10) == DATA[:10]
+        clone.seek(1_000_000)
+        assert await clone.read(10) == DATA[1_000_000:1_000_010]
+        assert file.closed
+        with pytest.raises(ValueError, match="closed"):
+            await file.read(1)
+
+    run(main)
+
+
+# loops
+
+
+def test_two_loops_one_after_the_other(url: str) -> None:
+    """Each opens for itself; a file of another loop says so."""
+    kept: list[AsyncHttpFile] = []
+
+    async def main() -> None:
+        async with AsyncHttpFile(url, prefetch_bytes=0) as file:
+            assert await file.read(10) == DATA[:10]
+
+    async def leave_open() -> None:
+        kept.append(await AsyncHttpFile(url, prefetch_bytes=0).open())
+
+    async def elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await kept[0].read(10)
+
+    run(main)
+    run(main)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_open())
+    run(elsewhere)
+    loop.run_until_complete(kept[0].close())
+    loop.close()
+
+
+def test_not_open_yet(url: str) -> None:
+    """The error says what to write."""
+    file = AsyncHttpFile(url)
+    assert "not open yet" in repr(file)
+    with pytest.raises(ValueError, match="await"):
+        file.tell()
+    with pytest.raises(TypeError, match="async with"), file:
+        pass
+    with pytest.raises(TypeError, match="pickled"):
+        __import__("pickle").dumps(file)
+
+
+# the transport
+
+
+def test_a_callers_session_is_used_and_never_closed(range_server: RangeServer, url: str) -> None:
+    """Its headers and its connector."""
+
+    async def main() -> None:
+        async with aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
+            async with AsyncHttpFile(url, session=session) as file:
+                assert await file.read(10) == DATA[:10]
+            assert not session.closed
+        assert range_server.log[0].headers["x-mine"] == "yes"
+
+    run(main)
+
+
+def test_files_of_a_loop_share_connections(range_server: RangeServer) -> None:
+    """The tenth file costs no handshake, while one is open."""
+
+    async def main() -> None:
+        async with AsyncHttpFile(range_server.add("f0", DATA[:50_000]), prefetch_bytes=0):
+            for n in range(1, 10):
+                async with AsyncHttpFile(range_server.add(f"f{n}", DATA[:50_000]), prefetch_bytes=0) as file:
+                    assert await file.read(10) == DATA[:10]
+
+    run(main)
+    assert range_server.connections == 1
+
+
+def test_asynchronous_callables(range_server: RangeServer, url: str) -> None:
+    """`headers` and `url` may be coroutine functions here."""
+
+    async def headers() -> dict[str, str]:
+        await asyncio.sleep(0)
+        return {"X-Token": "t"}
+
+    async def presigned() -> str:
+        return url
+
+    async def main() -> None:
+        async with AsyncHttpFile(presigned, headers=headers) as file:  # type: ignore[arg-type]
+            assert await file.read(10) == DATA[:10]
+
+    run(main)
+    assert range_server.log[0].headers["x-token"] == "t"
+
+
+def test_credentials_do_not_cross_hosts(range_server: RangeServer, url: str) -> None:
+    """The rule is the core's; this shows that aiohttp adds none of its own."""
+
+    async def main() -> None:
+        with RangeServer() as origin:
+            origin.add("f", b"")
+            origin.behave("f", redirect(url))
+            secret = origin.url("f").replace("http://", "http://user:SECRET@")
+            async with AsyncHttpFile(secret, headers={"X-Api-Key": "SECRET"}) as file:
+                assert await file.read(10) == DATA[:10]
+            assert "authorization" in origin.log[0].headers
+
+    run(main)
+    assert all("SECRET" not in str(r.headers) and "authorization" not in r.headers for r in range_server.log)
+
+
+def test_tls(tls_range_server: RangeServer, ca_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verified by default; SSL_CERT_FILE is honoured."""
+    url = tls_range_server.add("f", DATA)
+
+    async def main() -> None:
+        async with AsyncHttpFile(url) as file:
+            assert await file.read(10) == DATA[:10]
+
+    with pytest.raises(hctef.HctefNetworkError, match="not trusted"):
+        run(main)
+    code = f"""
+import asyncio, hctef
+async def main():
+    async with hctef.AsyncHttpFile({url!r}) as file:
+        print(len(await file.read()))
+asyncio.run(main())
+"""
+    environment = {"SSL_CERT_FILE": str(ca_file), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(len(DATA))
+
+
+def test_unreachable_and_unresolvable() -> None:
+    """Clear errors."""
+
+    async def main(url: str) -> None:
+        await AsyncHttpFile(url, retries=0).open()
+
+    with pytest.raises(hctef.HctefNetworkError, match="refused"):
+        run(lambda: main("http://127.0.0.1:9/f"))
+
+
+def test_aiohttps_own_server() -> None:
+    """Another real server: aiohttp's FileResponse."""
+
+    async def main(folder: Any) -> None:
+        app = web.Application()
+        app.router.add_static("/", folder)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with AsyncHttpFile(f"http://127.0.0.1:{runner.addresses[0][1]}/f") as file:
+            assert await file.read() == DATA
+            assert file.stats.bytes_fetched == len(DATA)
+        await runner.cleanup()
+
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "f").write_bytes(DATA)
+        run(lambda: main(folder))
+
+
+def test_many_disjoint_reads_by_gather(nginx: NginxServer) -> None:
+    """64 reads of 64 KiB: each byte once, by nginx's count."""
+    data = pattern(16 * MIB)
+    url = nginx.add("gather.bin", data)
+
+    async def main() -> None:
+        async with AsyncRemoteBuffer(url) as buf:
+            starts = [n * 262_144 for n in range(64)]
+            parts = await asyncio.gather(*(buf[at : at + 65_536] for at in starts))
+            assert parts == [data[at : at + 65_536] for at in starts]
+
+    run(main)
+    assert sum(entry.sent for entry in nginx.log("gather.bin")) <= 64 * 65_536 + 8192
+
+
+def test_without_aiohttp_the_error_names_the_extra() -> None:
+    """And the synchronous half works."""
+    code = """
+import sys
+sys.modules['aiohttp'] = None
+import hctef
+try:
+    hctef.AsyncHttpFile
+except ImportError as error:
+    print(error)
+from hctef import *
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'hctef[async]'" in done.stdout
+
+
+def test_garbage(range_server: RangeServer, url: str) -> None:
+    """A file that nobody closed gives its connections back in its loop."""
+
+    async def main() -> None:
+        file = await AsyncHttpFile(url, prefetch_bytes=0).open()
+        assert await file.read(5) == DATA[:5]
+        del file
+        gc.collect()
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+
+    run(main)
+    wait_until(lambda: threading.active_count() < 100)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_interleaved_cursors(nginx: NginxServer, seed: int) -> None:
+    """Tasks that read, seek, cancel and evict in any order: each sees the file's bytes."""
+    url = nginx.add("cursors.bin", DATA)
+
+    async def main() -> None:
+        chance = random.Random(seed)
+        bound = chance.choice([None, 65_536, 400_000])
+        async with AsyncHttpFile(url, prefetch_bytes=0, max_resident_bytes=bound, max_connections=3) as file:
+
+            async def reader(own: random.Random) -> None:
+                cursor, model = file.clone(), io.BytesIO(DATA)
+                for _ in range(8):
+                    at, n = own.randrange(len(DATA)), own.choice([1, 100, 5000, 100_000])
+                    cursor.seek(at)
+                    model.seek(at)
+                    if own.random() < 0.2:
+                        task = asyncio.ensure_future(cursor.read(n))
+                        await asyncio.sleep(own.choice([0, 0, 0.001]))
+                        task.cancel()
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await task
+                        continue
+                    assert await cursor.read(n) == model.read(n)
+                    assert cursor.tell() == model.tell()
+                    if own.random() < 0.1:
+                        file.evict()
+
+            await asyncio.gather(*(reader(random.Random(chance.random())) for _ in range(6)))
+
+    run(main)
