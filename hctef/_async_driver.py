@@ -22,7 +22,7 @@ from hctef._steps import Call, Deliver, Drop, FetchPlan, Fill, PlanGen, Receive,
 COPY_BYTES = 1024 * 1024
 """Copied at once: about a tenth of a millisecond in which the loop does nothing else."""
 
-BREATH = 0.005
+BREATH = 0.001
 """Seconds after which a task that was never made to wait lets others run."""
 
 

@@ -201,14 +201,19 @@ def test_an_eviction_in_the_middle_of_a_hit(range_server: RangeServer, n: int) -
             def __getitem__(self, index: Any) -> Any:
                 return rows[index]
 
-        file._rows = Rows()  # type: ignore[assignment]
-        file.seek(10)
+        def resident() -> None:
+            file._rows = rows
+            file.prefetch([(0, MIB)])
+            file._rows = Rows()  # type: ignore[assignment]
+            file.seek(10)
+
+        resident()
         assert file.read(n) == DATA[10 : 10 + n]
+        resident()
         target = bytearray(n)
-        file._rows = Rows()  # type: ignore[assignment]
         file.readinto(target)
-        assert target == DATA[10 + n : 10 + 2 * n]
-        file.seek(10)
+        assert target == DATA[10 : 10 + n]
+        resident()
         assert file.readline() == DATA[10:].partition(b"\n")[0] + b"\n"
 
 
