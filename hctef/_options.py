@@ -22,14 +22,13 @@ KIB, MIB = 1024, 1024 * 1024
 FILE_PREFETCH_BYTES = MIB
 
 
-class FileOptions(TypedDict, total=False):
+class CommonOptions(TypedDict, total=False):
     """The keyword arguments of every class, for type checkers. `Options` says what each means."""
 
     minimum_range_request_bytes: int
     prefetch_bytes: int
     prefetch_direction: Literal["END", "START"]
     headers: Headers | None
-    timeout: float | Timeout | None
     retries: int | Retry
     max_connections: int
     max_resident_bytes: int | None
@@ -38,34 +37,28 @@ class FileOptions(TypedDict, total=False):
     on_no_range: Literal["error", "download"]
     cache_dir: str | os.PathLike[str] | None
     progress: bool | Callable[[int, int], object] | None
+
+
+class FileOptions(CommonOptions, total=False):
+    """What HttpFile takes."""
+
+    timeout: float | Timeout | None
     pool: PoolManager | None
 
 
-class AsyncFileOptions(TypedDict, total=False):
-    """The same for AsyncHttpFile."""
-
-    minimum_range_request_bytes: int
-    prefetch_bytes: int
-    prefetch_direction: Literal["END", "START"]
-    headers: Headers | None
-    timeout: float | ClientTimeout | None
-    retries: int | Retry
-    max_connections: int
-    max_resident_bytes: int | None
-    readahead: Literal["auto", "off"] | int
-    validate: Literal["strict", "size"]
-    on_no_range: Literal["error", "download"]
-    cache_dir: str | os.PathLike[str] | None
-    progress: bool | Callable[[int, int], object] | None
-    session: ClientSession | None
-
-
 class BufferOptions(FileOptions, total=False):
-    """What RemoteBuffer takes beside them."""
+    """What RemoteBuffer takes."""
 
     paging: Literal["auto", "fault", "fill"]
     fault_timeout: float
     max_export_bytes: int
+
+
+class AsyncFileOptions(CommonOptions, total=False):
+    """What AsyncHttpFile takes."""
+
+    timeout: float | Timeout | ClientTimeout | None
+    session: ClientSession | None
 
 
 class AsyncBufferOptions(AsyncFileOptions, total=False):

@@ -88,8 +88,9 @@ class Planner:
             self.stats.misses += 1
             if stop < ahead:
                 claims = self._claim(self._missing([ByteRange(start, min(ahead, self.size, start + self.window))]))
-                mine = tuple(claim for claim in claims if claim.start < stop)
-                yield FetchPlan(claims=mine, background=claims[len(mine) :])
+                mine = [claim for claim in claims if claim.start < stop]
+                yield FetchPlan(background=claims)  # all of them: the reader goes on when its own bytes are there
+                yield FetchPlan(wait=tuple(claim.wait_for(min(stop, claim.stop)) for claim in mine))
                 _raise_first(mine)
             yield from self.fetch([ByteRange(start, stop)])
         except BaseException:

@@ -96,6 +96,8 @@ class RemoteBuffer(SyncReader):
                         rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
                     self._hits += 1
                     self._hit_bytes += stop - start
+                    if self._mark is not None and stop > self._mark:
+                        self._read_ahead(stop)
                     return data  # type: ignore[no-any-return]
         except (AttributeError, TypeError):  # no slice, or an open one: below
             pass
@@ -253,6 +255,7 @@ class RemoteBuffer(SyncReader):
             self.evict(begin, stop)
         elif option == getattr(mmap, "MADV_RANDOM", 1):
             self._readahead.largest = 0
+            self._mark = None
         elif option in (getattr(mmap, "MADV_NORMAL", 0), getattr(mmap, "MADV_SEQUENTIAL", 2)):
             self._readahead.largest = LARGEST_WINDOW
 
