@@ -43,9 +43,7 @@ class Readahead:
             return stop
         if stop <= self.mark < NEVER:
             return stop  # its bytes are under way
-        self._grow()
-        self.mark = max(stop, self._next)
-        self._next = self.mark + self._window
+        self._ask(max(stop, self._next))
         return self._next
 
     def reached(self, stop: int) -> ByteRange | None:
@@ -54,10 +52,14 @@ class Readahead:
             self.mark = NEVER  # a read elsewhere: the next miss tells whether the sequence goes on
             return None
         self._seen = stop
-        self._grow()
-        extent = ByteRange(self._next, self._next + self._window)
-        self.mark, self._next = extent
-        return extent
+        begin = self._next
+        self._ask(begin)
+        return ByteRange(begin, self._next)
 
-    def _grow(self) -> None:
+    def _ask(self, begin: int) -> None:
+        """The next window, at `begin`. The mark is its middle: the one after it is asked for when half of it is
+        there, so
+        that one ends while the other goes on. Two that begin together would end together, and leave the line idle."""
         self._window = min(self.largest, max(FIRST_WINDOW, 2 * self._window))
+        self._next = begin + self._window
+        self.mark = begin + self._window // 2
