@@ -27,6 +27,9 @@ class Arena(Protocol):
     def fill(self, start: int, data: Buffer) -> None:
         """Put `data` at byte `start`. Any thread may, for bytes that it has claimed; no lock is needed."""
 
+    def expect(self, start: int, stop: int) -> None:
+        """All of page-aligned `[start, stop)` will be filled: a hint."""
+
     def view(self, start: int, stop: int) -> memoryview:
         """`[start, stop)` without a copy, read-only."""
 
@@ -48,6 +51,13 @@ class AnonymousArena:
 
     def fill(self, start: int, data: Buffer) -> None:
         self.bytes[start : start + len(data)] = data
+
+    def expect(self, start: int, stop: int) -> None:
+        # One fault for 2 MiB instead of 512: filling 256 MiB takes half the time. Never by default: a page that is read
+        # alone would take 2 MiB of memory.
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                self.bytes.madvise(mmap.MADV_HUGEPAGE, start, stop - start)
 
     def view(self, start: int, stop: int) -> memoryview:
         return memoryview(self.bytes).toreadonly()[start:stop]
