@@ -35,10 +35,8 @@ SPLIT_BYTES = 16 * 1024 * 1024
 """A gap longer than this is split over connections: below it a second one's slow start costs more than it brings."""
 
 SPLIT_MOST = 4
-"""The most pieces. Over one line of 1 Gbit/s and 20 ms, 256 MiB took 2.35 s in one piece, 2.6 in 4 and 2.7 in 32
-(each of
-which starts slowly, and none of which the line waits for); where a server gives each connection a share, 4 have
-four."""
+"""The most pieces. Over a line of 1 Gbit/s and 20 ms, 256 MiB took 2.35 s in one piece, 2.6 s in 4, 2.7 s in 32: each
+starts slowly, and the line waits for none of them. Where a server gives each connection a share, 4 have four."""
 
 
 class Cancelled(Exception):
