@@ -7,6 +7,7 @@ most
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import deque
@@ -59,9 +60,10 @@ class Workers:
         self._idle = 0
         self._count = 0
 
-    def submit(self, task: Callable[[], None]) -> None:
+    def submit(self, task: Callable[[], None], *, urgent: bool = False) -> None:
+        """Have it done soon; `urgent`: before those that wait already."""
         with self._changed:
-            self._tasks.append(task)
+            (self._tasks.appendleft if urgent else self._tasks.append)(task)
             if self._idle >= len(self._tasks):
                 self._changed.notify()
                 return
@@ -169,7 +171,7 @@ class Driver:
         claims = plan.claims + plan.background
         try:
             for claim in claims[1:] if plan.claims else claims:
-                self._workers.submit(lambda claim=claim: self._transfer(claim))  # type: ignore[misc]
+                self._workers.submit(functools.partial(self._transfer, claim), urgent=claim.urgent)
             if plan.claims:
                 self._transfer(plan.claims[0])
             for claim in plan.claims[1:]:

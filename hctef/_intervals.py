@@ -26,7 +26,7 @@ class Claim:
     came.
     """
 
-    __slots__ = ("_waiting", "at", "cancelled", "error", "open", "start", "started", "stop")
+    __slots__ = ("_waiting", "at", "cancelled", "error", "open", "sending", "start", "started", "stop", "urgent")
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = self.at = start
@@ -37,6 +37,10 @@ class Claim:
         """Somebody drives its transfer, and will release it."""
         self.cancelled = False
         """Its transfer should stop at the next piece."""
+        self.urgent = False
+        """A reader waits for it: it goes before what was prefetched."""
+        self.sending = False
+        """It has its turn: its request goes out, or has gone."""
         self.error: Exception | None = None
         """Why its transfer gave up: for whoever started it. Others that waited try themselves."""
         self._waiting: list[tuple[int, Future[None]]] = []

@@ -94,7 +94,8 @@ class Planner:
                 return pin
             self.stats.misses += 1
             if stop < ahead:
-                claims = self._claim(self._missing([ByteRange(start, min(ahead, self.size, start + self.window))]))
+                wanted = ByteRange(start, min(ahead, self.size, start + self.window))
+                claims = self._claim(self._missing([wanted]), urgent=True)
                 mine = [claim for claim in claims if claim.start < stop]
                 yield FetchPlan(background=claims)  # all of them: the reader goes on when its own bytes are there
                 yield FetchPlan(wait=tuple(claim.wait_for(min(stop, claim.stop)) for claim in mine))
@@ -148,11 +149,11 @@ class Planner:
             missing = self._missing(wanted)
             if not missing:
                 return
-            claims = self._claim(missing)
+            claims = self._claim(missing, urgent=True)
             if claims:
                 yield FetchPlan(claims=claims)
                 _raise_first(claims)
-            else:
+            elif not self._take_over(missing):
                 self.stats.waits += 1
                 yield FetchPlan(
                     wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run))
@@ -215,9 +216,11 @@ class Planner:
             return
         claim.started = True
         try:
-            yield from self._slots.acquire()
+            yield from self._slots.acquire(urgent=claim.urgent)
             try:
-                yield from self._transfer(claim)
+                if claim.open:  # nobody took it over meanwhile
+                    claim.sending = True
+                    yield from self._transfer(claim)
             finally:
                 self._slots.release()
         except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
@@ -301,7 +304,17 @@ class Planner:
     def _missing(self, wanted: Iterable[ByteRange]) -> list[ByteRange]:
         return [run for start, stop in wanted for run in self.pages.missing(start, stop)]
 
-    def _claim(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
+    def _take_over(self, missing: list[ByteRange]) -> bool:
+        """Give back claims of prefetches that wait for their turn, for they are wanted now. Returns whether there
+        are."""
+        claims = [claim for run in missing for claim in self.cache.claims(*run)]
+        idle = [claim for claim in claims if not (claim.sending or claim.urgent)]
+        for claim in idle:
+            claim.cancelled = True
+            self.cache.release(claim)
+        return bool(idle)
+
+    def _claim(self, missing: list[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
         """Claim what nobody fetches of sorted runs of absent pages, and what is worth fetching with it."""
         gaps = [gap for run in missing for gap in self.cache.unclaimed(run)]
         pieces: list[ByteRange] = []
@@ -310,7 +323,10 @@ class Planner:
                 self.arena.expect(*extent)
             parts = min(self.options.max_connections, SPLIT_MOST, -(-extent.length // SPLIT_BYTES))
             pieces += split(extent, parts)
-        return tuple(self.cache.claim(piece) for piece in pieces)
+        claims = tuple(self.cache.claim(piece) for piece in pieces)
+        for claim in claims:
+            claim.urgent = urgent
+        return claims
 
     def _extents(self, gaps: list[ByteRange]) -> Iterator[ByteRange]:
         """The requests that fetch the gaps: near ones merged, short ones made `minimum_range_request_bytes` long.

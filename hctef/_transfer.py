@@ -47,14 +47,16 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._free = count
+        self._urgent: deque[Future[None]] = deque()
         self._queue: deque[Future[None]] = deque()
 
-    def acquire(self) -> PlanGen[None]:
+    def acquire(self, *, urgent: bool = True) -> PlanGen[None]:
+        """Wait for a turn; `urgent`: before those that are not."""
         if self._free:
             self._free -= 1
             return
         turn: Future[None] = Future()
-        self._queue.append(turn)
+        (self._urgent if urgent else self._queue).append(turn)
         try:
             yield Wait(turn)
         except BaseException:
@@ -63,8 +65,8 @@ class Slots:
             raise
 
     def release(self) -> None:
-        while self._queue:
-            turn = self._queue.popleft()
+        while self._urgent or self._queue:
+            turn = (self._urgent or self._queue).popleft()
             if turn.set_running_or_notify_cancel():
                 turn.set_result(None)
                 return

@@ -81,6 +81,30 @@ def test_prefetch_runs_several_requests_at_once(range_server: RangeServer) -> No
         assert range_server.most_in_flight == 5
 
 
+def test_who_waits_goes_before_what_is_prefetched(range_server: RangeServer) -> None:
+    """A reader's request is the next, also for bytes that a prefetch has claimed and not asked for yet."""
+    url = range_server.add("f", DATA[:MIB])
+    gate = Gate()
+    with hctef.RemoteBuffer(url, max_connections=1, readahead="off") as buf, ThreadPoolExecutor(2) as pool:
+        range_server.behave("f", gate)
+        range_server.forget()
+        buf.prefetch([(n * 100_000, 10) for n in range(1, 8)], wait=False)
+        gate.wait_for(1)
+        claimed = pool.submit(buf.__getitem__, slice(600_000, 600_010))
+        new = pool.submit(buf.__getitem__, slice(50_000, 50_010))
+        remote = buf._remote
+        assert remote is not None
+        wait_until(lambda: len(remote.planner._slots._urgent) == 2)
+        gate.open()
+        assert claimed.result(20) == DATA[600_000:600_010]
+        assert new.result(20) == DATA[50_000:50_010]
+        wait_until(lambda: buf.resident_bytes >= 8 * 8192)
+        asked = [start // 10_000 for start, _ in range_server.asked_ranges()]
+        assert asked[0] == 9
+        assert set(asked[1:3]) == {4, 59}
+    assert range_server.sent_twice() == []
+
+
 def test_gaps_smaller_than_the_minimum_are_filled(range_server: RangeServer) -> None:
     """One request for two near ranges, two for far ones."""
     url = range_server.add("f", DATA[:MIB])

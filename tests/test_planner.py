@@ -180,7 +180,9 @@ def test_no_byte_is_asked_for_twice_whatever_the_order(
             got.append(planner.arena.bytes[start:stop] == DATA[start:stop])
             planner.unpin(pin)
 
-        loop.start(planner.read(start, stop), done)
+        if choose(3) == 0:
+            loop.start(planner.prefetch([ByteRange(start, stop), ByteRange(0, PAGE)], wait=choose(2) == 0))
+        loop.start(planner.read(start, stop, stop + choose(2) * 50_000), done)
     loop.run()
     assert got == [True] * len(reads)
     assert not list(twice(loop.requested))
