@@ -26,7 +26,19 @@ class Claim:
     came.
     """
 
-    __slots__ = ("_waiting", "at", "cancelled", "error", "open", "sending", "start", "started", "stop", "urgent")
+    __slots__ = (
+        "_waiting",
+        "at",
+        "cancelled",
+        "error",
+        "open",
+        "sending",
+        "start",
+        "started",
+        "stop",
+        "turn",
+        "urgent",
+    )
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = self.at = start
@@ -39,6 +51,8 @@ class Claim:
         """Its transfer should stop at the next piece."""
         self.urgent = False
         """A reader waits for it: it goes before what was prefetched."""
+        self.turn: Future[None] | None = None
+        """Where it waits for its turn."""
         self.sending = False
         """It has its turn: its request goes out, or has gone."""
         self.error: Exception | None = None

@@ -153,20 +153,24 @@ class Planner:
             if claims:
                 yield FetchPlan(claims=claims)
                 _raise_first(claims)
-            elif not self._take_over(missing):
+            elif idle := self._hurry(missing):
+                yield FetchPlan(claims=idle)
+                _raise_first(idle)
+            else:
                 self.stats.waits += 1
                 yield FetchPlan(
                     wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run))
                 )
 
-    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> PlanGen[int]:
-        """Fetch ranges; `wait=False`: behind the caller. Returns how many bytes were newly requested."""
+    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool, urgent: bool = False) -> PlanGen[int]:
+        """Fetch ranges; `wait=False`: behind the caller, `urgent`: but soon. Returns how many bytes were newly
+        requested."""
         self._check_open()
         wanted = coalesce(align(start, stop, self.size) for start, stop in ranges if start < stop)
         limit = self.options.max_resident_bytes
         if limit is not None:
             wanted = list(_first(wanted, limit))  # what comes beyond would push out what came before
-        claims = self._claim(self._missing(wanted))
+        claims = self._claim(self._missing(wanted), urgent=urgent)
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:
             yield FetchPlan(background=claims)
@@ -216,11 +220,10 @@ class Planner:
             return
         claim.started = True
         try:
-            yield from self._slots.acquire(urgent=claim.urgent)
+            yield from self._slots.acquire(claim)
             try:
-                if claim.open:  # nobody took it over meanwhile
-                    claim.sending = True
-                    yield from self._transfer(claim)
+                claim.sending = True
+                yield from self._transfer(claim)
             finally:
                 self._slots.release()
         except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
@@ -304,15 +307,21 @@ class Planner:
     def _missing(self, wanted: Iterable[ByteRange]) -> list[ByteRange]:
         return [run for start, stop in wanted for run in self.pages.missing(start, stop)]
 
-    def _take_over(self, missing: list[ByteRange]) -> bool:
-        """Give back claims of prefetches that wait for their turn, for they are wanted now. Returns whether there
-        are."""
-        claims = [claim for run in missing for claim in self.cache.claims(*run)]
-        idle = [claim for claim in claims if not (claim.sending or claim.urgent)]
-        for claim in idle:
-            claim.cancelled = True
-            self.cache.release(claim)
-        return bool(idle)
+    def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
+        """Put what a prefetch claimed and has not asked for yet before all that nobody waits for.
+
+        Returns the claims among them whose transfers were not begun: this reader begins them.
+        """
+        idle: list[Claim] = []
+        for claim in [claim for run in missing for claim in self.cache.claims(*run)]:
+            if claim.sending or claim.urgent:
+                continue
+            claim.urgent = True
+            if claim.turn is not None:
+                self._slots.hurry(claim.turn)
+            elif not claim.started:
+                idle.append(claim)
+        return tuple(idle)
 
     def _claim(self, missing: list[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
         """Claim what nobody fetches of sorted runs of absent pages, and what is worth fetching with it."""

@@ -147,9 +147,9 @@ class Remote:
         while self._unpinned:
             self.planner.unpin(self._unpinned.popleft())
 
-    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> int:
+    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool, urgent: bool = False) -> int:
         """See `Planner.prefetch`."""
-        count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait))
+        count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait, urgent=urgent))
         return count
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:

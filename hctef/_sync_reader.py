@@ -65,7 +65,7 @@ class SyncReader(Reader):
         """A hit crossed the mark: fetch the next window behind the reader."""
         extents = self._reached(stop)
         if extents:
-            self._open().prefetch(extents, wait=False)
+            self._open().prefetch(extents, wait=False, urgent=True)
 
     def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
         """Fetch `(offset, length)` ranges: near ones in one request, up to `max_connections` requests at once.

@@ -30,6 +30,7 @@ from hctef._http import (
     request_headers,
     status_error,
 )
+from hctef._intervals import Claim
 from hctef._options import Options, UrlSource
 from hctef._retries import Attempts, TransportError, retry_policy
 from hctef._stats import Stats
@@ -50,19 +51,27 @@ class Slots:
         self._urgent: deque[Future[None]] = deque()
         self._queue: deque[Future[None]] = deque()
 
-    def acquire(self, *, urgent: bool = True) -> PlanGen[None]:
-        """Wait for a turn; `urgent`: before those that are not."""
+    def acquire(self, claim: Claim | None = None) -> PlanGen[None]:
+        """Wait for a turn: an urgent claim, and what is no claim, before claims that are not."""
         if self._free:
             self._free -= 1
             return
         turn: Future[None] = Future()
-        (self._urgent if urgent else self._queue).append(turn)
+        (self._urgent if claim is None or claim.urgent else self._queue).append(turn)
+        if claim is not None:
+            claim.turn = turn
         try:
             yield Wait(turn)
         except BaseException:
             if not turn.cancel():
                 self.release()  # it was our turn already
             raise
+
+    def hurry(self, turn: Future[None]) -> None:
+        """What waits for this turn has become urgent."""
+        if turn in self._queue:
+            self._queue.remove(turn)
+            self._urgent.append(turn)
 
     def release(self) -> None:
         while self._urgent or self._queue:

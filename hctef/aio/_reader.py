@@ -125,7 +125,7 @@ class AsyncReader(Reader):
         """A hit crossed the mark: fetch the next window behind the reader."""
         extents = self._reached(stop)
         if extents:
-            await self._await(self._open().planner.prefetch(extents, wait=False))
+            await self._await(self._open().planner.prefetch(extents, wait=False, urgent=True))
 
     async def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
         """Fetch `(offset, length)` ranges. See `HttpFile.prefetch`."""
