@@ -99,7 +99,7 @@ class Planner:
                 mine = [claim for claim in claims if claim.start < stop]
                 yield FetchPlan(background=claims)  # all of them: the reader goes on when its own bytes are there
                 yield FetchPlan(wait=tuple(claim.wait_for(min(stop, claim.stop)) for claim in mine))
-                _raise_first(mine)
+                self._raise_first(mine)
             yield from self.fetch([ByteRange(start, stop)])
         except BaseException:
             self.unpin(pin)
@@ -152,10 +152,10 @@ class Planner:
             claims = self._claim(missing, urgent=True)
             if claims:
                 yield FetchPlan(claims=claims)
-                _raise_first(claims)
+                self._raise_first(claims)
             elif idle := self._hurry(missing):
                 yield FetchPlan(claims=idle)
-                _raise_first(idle)
+                self._raise_first(idle)
             else:
                 self.stats.waits += 1
                 yield FetchPlan(
@@ -177,7 +177,7 @@ class Planner:
             return count
         if claims:
             yield FetchPlan(claims=claims)
-            _raise_first(claims)
+            self._raise_first(claims)
         if self.options.max_resident_bytes is None:
             yield from self.fetch(wanted)  # what others were fetching
         return count
@@ -298,6 +298,13 @@ class Planner:
         self.cache.forget_claims()
         self._slots = Slots(self.options.max_connections)
 
+    def _raise_first(self, claims: Iterable[Claim]) -> None:
+        """Raise the error of the first transfer that failed. One that another reader stopped is not ours: we look
+        again."""
+        for claim in claims:
+            if claim.error is not None and (self.closed or not isinstance(claim.error, Cancelled)):
+                raise claim.error
+
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError("I/O operation on closed file")
@@ -417,10 +424,3 @@ def _first(ranges: Iterable[ByteRange], limit: int) -> Iterator[ByteRange]:
             return
         limit -= length
         yield ByteRange(extent.start, extent.start + length)
-
-
-def _raise_first(claims: Iterable[Claim]) -> None:
-    """Raise the error of the first transfer that failed."""
-    for claim in claims:
-        if claim.error is not None:
-            raise claim.error

@@ -238,6 +238,7 @@ def test_an_eviction_in_the_middle_of_a_hit(range_server: RangeServer, n: int) -
         file.readinto(target)
         assert target == DATA[10 : 10 + n]
         resident()
+        assert DATA[10:4096].count(b"\n")
         assert file.readline() == DATA[10:].partition(b"\n")[0] + b"\n"
 
 

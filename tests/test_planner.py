@@ -234,6 +234,31 @@ def test_failures_and_cancelled_readers_harm_nobody_else(
     assert all(any(a <= run.start and run.stop <= b for a, b in fetched) for run in planner.pages.runs())
 
 
+def test_a_prefetch_outlives_the_reader_that_hurried_it() -> None:
+    """A reader begins what a prefetch claimed, and is interrupted: the prefetch asks again, and is whole."""
+    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0)
+    planner = loop.planner
+    counts: list[Any] = []
+    prefetch = loop.start(
+        planner.prefetch([ByteRange(0, 16 * PAGE), ByteRange(30 * PAGE, 40 * PAGE)], wait=True), counts.append
+    )
+    loop.step(prefetch)
+    far = planner.cache.claims(30 * PAGE, 40 * PAGE)
+    assert [claim.started for claim in far] == [False]
+    reader = loop.start(planner.read(35 * PAGE, 36 * PAGE))
+    loop.step(reader)
+    assert far[0].urgent
+    for task in list(loop.tasks):
+        if task not in (prefetch, reader):
+            loop.step(task)  # each has begun now
+    loop.cancel(reader)
+    planner.cancel(far)
+    loop.run()
+    assert counts == [26 * PAGE]
+    assert planner.pages.resident(0, 16 * PAGE)
+    assert planner.pages.resident(30 * PAGE, 40 * PAGE)
+
+
 CASES = [
     # (wanted (offset, length), options, expected requests), pages counted from 0
     ("one page becomes the minimum", [(0, 1)], {}, [(0, 2)]),
