@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from hctef._http import Head
@@ -100,6 +101,8 @@ class Driver:
         self.planner = planner
         self.transport = transport
         self.lock = threading.Lock()
+        self.before_waiting: Callable[[], None] = lambda: None
+        """Raises where this thread would wait for what only it can bring."""
         self._closing = threading.Event()
         self._workers = Workers(planner.options.max_connections)
         self._active: set[Exchange] = set()
@@ -160,7 +163,7 @@ class Driver:
                 if self._closing.wait(step.seconds):
                     raise Cancelled
             case Wait():
-                step.future.result()
+                self._wait(step.future)
             case Call():
                 return step.function()
         return None
@@ -175,13 +178,21 @@ class Driver:
             for claim in plan.claims[1:]:
                 with self.lock:  # else it might be released between a look and the waiting
                     future = claim.wait_for_release()
+                if self.planner.full:  # else a worker brings it whatever this thread does
+                    self._wait(future)
                 future.result()
             for future in plan.wait:
-                future.result()
+                self._wait(future)
         except BaseException:
             with self.lock:
                 self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
             raise
+
+    def _wait(self, future: Future[None]) -> None:
+        """Wait for what another reader does."""
+        if not future.done():
+            self.before_waiting()
+        future.result()
 
     def _transfer(self, claim: Claim) -> None:
         self.run(self.planner.transfer(claim))

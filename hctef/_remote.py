@@ -46,6 +46,7 @@ class Remote:
         """Those that count hits for `stats`."""
         self.async_drivers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         """By event loop: the tasks of a loop read by a driver of theirs, with the lock and the planner of this file."""
+        self.driver.before_waiting = self._check_waiting
         self._users = 0
         self._users_lock = threading.RLock()  # the garbage collector may come in between
         self._unpinned: deque[Interval] = deque()
@@ -191,6 +192,10 @@ class Remote:
     def _wait_for(self, generator: PlanGen[Any]) -> Any:
         with self.waiting():
             return self.driver.run(generator)
+
+    def _check_waiting(self) -> None:
+        for driver in list(self.async_drivers.values()):
+            driver.check_blocking()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -49,6 +49,10 @@ class Slots:
         self._free = count
         self._queue: deque[Future[None]] = deque()
 
+    @property
+    def full(self) -> bool:
+        return self._free == 0
+
     def acquire(self) -> PlanGen[None]:
         if self._free:
             self._free -= 1
@@ -121,7 +125,8 @@ class Requester:
             own = checked_headers((yield Call(headers)) if callable(headers) else headers)
             self._stats.requests += 1
             try:
-                head: Head = yield Send(method, target.request, request_headers(own, url, target, extra))
+                sent = request_headers(own, url, target, extra)
+                head: Head = yield Send(method, target.request, sent, target.origin != url.origin)
             except TransportError as error:
                 if not retry:
                     raise HctefNetworkError(f"{where}: {error}") from error
