@@ -184,7 +184,7 @@ def test_errors_before_any_request(range_server: RangeServer, url: str, world: A
     with pytest.raises(ValueError, match="prefetch_direction"):
         world(url, prefetch_direction="x")
     assert range_server.requests == 0
-    file = world(url)
+    file = world(url, prefetch_bytes=0)  # the rest of a prefetch comes behind the reader, at some time
     requests = range_server.requests
     call: Callable[[], Any]
     for call in (
