@@ -12,6 +12,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from hctef._http import Head
@@ -66,6 +67,7 @@ class AsyncDriver:
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._carried: set[Claim] = set()
         self._active: set[AsyncExchange] = set()
         self._sending: set[asyncio.Future[Head]] = set()
 
@@ -74,10 +76,12 @@ class AsyncDriver:
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this file was opened in another event loop: open it in each loop that reads it")
 
-    def check_blocking(self) -> None:
-        """Raises RuntimeError: a synchronous read is about to stop this loop, which is itself fetching for the file."""
-        if threading.get_ident() == self._thread and (self._running or self._tasks):
-            message = "this synchronous read may wait for a task of the event loop in its own thread, for ever"
+    def check_blocking(self, future: Future[None]) -> None:
+        """Raises RuntimeError: a synchronous read would wait, in this loop's thread, for what this loop is fetching."""
+        if threading.get_ident() != self._thread:
+            return
+        if any(claim.wakes(future) for claim in self._carried) or (self.planner.full and self._running):
+            message = "this synchronous read would wait for ever for a task of the event loop in its own thread"
             raise RuntimeError(f"{message}: await it, or read in another thread (asyncio.to_thread)")
 
     @property
@@ -197,6 +201,7 @@ class AsyncDriver:
             self._sending.discard(sending)
 
     async def _fetch(self, plan: FetchPlan) -> None:
+        self._carried.update(plan.claims + plan.background)
         mine = [self._start(claim) for claim in plan.claims[1:]]
         for claim in plan.background:
             self._start(claim)
@@ -227,6 +232,7 @@ class AsyncDriver:
 
     def _ended(self, claim: Claim, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._carried.discard(claim)
         with self.lock:
             if claim.open and not claim.started:  # cancelled before its first step, it could not give it back itself
                 self.planner.cancel((claim,))
@@ -234,7 +240,10 @@ class AsyncDriver:
             self._keep(self._loop.create_task(self._close_unused()))
 
     async def _transfer(self, claim: Claim) -> None:
-        await self.run(self.planner.transfer(claim))
+        try:
+            await self.run(self.planner.transfer(claim))
+        finally:
+            self._carried.discard(claim)
 
     async def close(self) -> None:
         """Stop what is in flight, and wait until it has stopped."""

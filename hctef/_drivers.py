@@ -101,7 +101,7 @@ class Driver:
         self.planner = planner
         self.transport = transport
         self.lock = threading.Lock()
-        self.before_waiting: Callable[[], None] = lambda: None
+        self.before_waiting: Callable[[Future[None]], None] = lambda _: None
         """Raises where this thread would wait for what only it can bring."""
         self._closing = threading.Event()
         self._workers = Workers(planner.options.max_connections)
@@ -178,9 +178,7 @@ class Driver:
             for claim in plan.claims[1:]:
                 with self.lock:  # else it might be released between a look and the waiting
                     future = claim.wait_for_release()
-                if self.planner.full:  # else a worker brings it whatever this thread does
-                    self._wait(future)
-                future.result()
+                self._wait(future)
             for future in plan.wait:
                 self._wait(future)
         except BaseException:
@@ -191,7 +189,7 @@ class Driver:
     def _wait(self, future: Future[None]) -> None:
         """Wait for what another reader does."""
         if not future.done():
-            self.before_waiting()
+            self.before_waiting(future)
         future.result()
 
     def _transfer(self, claim: Claim) -> None:

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,9 +194,9 @@ class Remote:
         with self.waiting():
             return self.driver.run(generator)
 
-    def _check_waiting(self) -> None:
+    def _check_waiting(self, future: Future[None]) -> None:
         for driver in list(self.async_drivers.values()):
-            driver.check_blocking()
+            driver.check_blocking(future)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
