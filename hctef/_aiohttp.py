@@ -152,7 +152,9 @@ def client_timeout(timeout: Any) -> aiohttp.ClientTimeout:
     if isinstance(timeout, aiohttp.ClientTimeout):
         return timeout
     if isinstance(timeout, Timeout):
-        connect, read = timeout.connect_timeout, timeout.read_timeout
+        started = timeout.clone()
+        started.start_connect()  # with a `total`, it can't be asked before
+        connect, read = started.connect_timeout, started.read_timeout
         return aiohttp.ClientTimeout(
             total=None,
             sock_connect=connect if isinstance(connect, int | float) else None,
