@@ -7,6 +7,7 @@ file that uses it. A caller's session is used and never closed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import weakref
 from typing import Any
@@ -17,8 +18,12 @@ from yarl import URL
 
 from hctef._http import Head
 from hctef._options import Options
+from hctef._proxies import environment_proxy
 from hctef._retries import TransportError
 from hctef._steps import Send
+
+HEADER_BYTES = 64 * 1024
+"""Of a line of a response's head, as http.client allows; aiohttp's own 8 KiB are less than some servers send."""
 
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = weakref.WeakKeyDictionary()
 """Session and number of users, by loop."""
@@ -30,6 +35,7 @@ class AiohttpTransport:
     def __init__(self, options: Options) -> None:
         self._loop = asyncio.get_running_loop()
         self._own = options.session is None
+        self._bare: aiohttp.ClientSession | None = None
         self.timeout = client_timeout(options.timeout)
         if self._own:
             shared = _sessions.get(self._loop)
@@ -37,7 +43,11 @@ class AiohttpTransport:
                 connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)  # the core counts connections
                 jar = aiohttp.DummyCookieJar()
                 session = aiohttp.ClientSession(
-                    connector=connector, cookie_jar=jar, auto_decompress=False, trust_env=True
+                    connector=connector,
+                    cookie_jar=jar,
+                    auto_decompress=False,
+                    max_line_size=HEADER_BYTES,
+                    max_field_size=HEADER_BYTES,
                 )
                 shared = _sessions[self._loop] = [session, 0]
             shared[1] += 1
@@ -48,8 +58,43 @@ class AiohttpTransport:
     def exchange(self) -> AiohttpExchange:
         return AiohttpExchange(self)
 
+    async def request(self, request: Send) -> aiohttp.ClientResponse:
+        """Send, and wait for the head. Each answer is the core's to judge: no session's rule about statuses holds."""
+        session, more = self.session, dict[str, Any]()
+        if self._own:
+            # Not by trust_env, which asks a thread at each request, and adds what ~/.netrc says.
+            more["proxy"] = environment_proxy(request.url) or None
+        elif request.foreign:
+            session = self._without_credentials()
+            more["proxy"] = getattr(self.session, "_default_proxy", None)  # aiohttp shows it in no public way
+            more["proxy_auth"] = getattr(self.session, "_default_proxy_auth", None)
+        return await session.request(
+            request.method,
+            URL(request.url, encoded=True),
+            headers=request.headers,
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=self.timeout,
+            **more,
+        )
+
+    def _without_credentials(self) -> aiohttp.ClientSession:
+        """A session on the caller's connector without the headers, cookies and auth of the caller's session."""
+        if self._bare is None:
+            self._bare = aiohttp.ClientSession(
+                connector=self.session.connector,
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=self.session.trust_env,
+            )
+        return self._bare
+
     async def close(self) -> None:
         """Let the shared session go; the last file closes it."""
+        if self._bare is not None:
+            self._bare.detach()
+            self._bare = None
         if not self._own:
             return
         self._own = False
@@ -69,15 +114,8 @@ class AiohttpExchange:
 
     async def send(self, request: Send) -> Head:
         self.drop()
-        transport = self._transport
         try:
-            self._response = response = await transport.session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                headers=request.headers,
-                allow_redirects=False,
-                timeout=transport.timeout,
-            )
+            self._response = response = await self._transport.request(request)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise translate(error) from error
         headers: dict[str, str] = {}
@@ -94,9 +132,10 @@ class AiohttpExchange:
             return await response.content.read(limit)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # The stream refuses to hand out what came before the break: it is asked for below its own check.
-            rest: bytes = response.content._read_nowait(limit)
-            if rest:
-                return rest
+            with contextlib.suppress(TimeoutError):  # it looks at a ClientTimeout's `total` once more
+                rest: bytes = response.content._read_nowait(limit)
+                if rest:
+                    return rest
             raise translate(error) from error
 
     def drop(self) -> None:
@@ -113,7 +152,9 @@ def client_timeout(timeout: Any) -> aiohttp.ClientTimeout:
     if isinstance(timeout, aiohttp.ClientTimeout):
         return timeout
     if isinstance(timeout, Timeout):
-        connect, read = timeout.connect_timeout, timeout.read_timeout
+        started = timeout.clone()
+        started.start_connect()  # with a `total`, it can't be asked before
+        connect, read = started.connect_timeout, started.read_timeout
         return aiohttp.ClientTimeout(
             total=None,
             sock_connect=connect if isinstance(connect, int | float) else None,
@@ -128,20 +169,24 @@ def translate(error: Exception) -> TransportError:
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", None) or "verification failed"
             return TransportError(f"TLS: the certificate is not trusted: {reason}", final=True)
+        case aiohttp.ServerFingerprintMismatch():
+            return TransportError("TLS: the certificate is not the one that the session expects", final=True)
         case aiohttp.ClientSSLError():
             return TransportError("TLS failed", connect=True)
-        case aiohttp.ClientProxyConnectionError():
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             return TransportError("the proxy cannot be reached or refuses", connect=True)
         case aiohttp.ClientConnectorDNSError():
             return TransportError("the host's name cannot be resolved", connect=True)
         case aiohttp.ConnectionTimeoutError():
             return TransportError("no connection: timeout", connect=True)
         case aiohttp.ClientConnectorError():
-            return TransportError(f"no connection: {os.strerror(error.os_error.errno or 0)}", connect=True)
+            number = error.os_error.errno  # of several addresses that fail each in its way there is none
+            return TransportError(f"no connection: {os.strerror(number) if number else 'unreachable'}", connect=True)
         case TimeoutError():
             return TransportError("no byte came within the timeout")
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
-            return TransportError(f"no request can be made of the URL ({type(error).__name__})", final=True)
+        case aiohttp.NonHttpUrlClientError() | ValueError():
+            why = "do the session's auth and the Authorization header contradict?"
+            return TransportError(f"no request can be made of the URL ({type(error).__name__}; {why})", final=True)
         case OSError() if error.errno:
             return TransportError(f"the connection broke: {os.strerror(error.errno)}")
     return TransportError(f"the connection broke ({type(error).__name__})")

@@ -12,6 +12,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from hctef._http import Head
@@ -60,10 +61,13 @@ class AsyncDriver:
         self.lock = lock
         self.transport = transport
         self.holds = 0
-        """Files that were opened with it and are not closed, and operations under way. At none it is closed."""
+        """Files that were opened with it and are not closed, operations under way. At none it is closed."""
+        self._running = 0
+        self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._carried: set[Claim] = set()
         self._active: set[AsyncExchange] = set()
         self._sending: set[asyncio.Future[Head]] = set()
 
@@ -72,13 +76,24 @@ class AsyncDriver:
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this file was opened in another event loop: open it in each loop that reads it")
 
+    def check_blocking(self, future: Future[None]) -> None:
+        """Raises RuntimeError: a synchronous read would wait, in this loop's thread, for what this loop is fetching."""
+        if threading.get_ident() != self._thread:
+            return
+        if any(claim.wakes(future) for claim in self._carried) or (self.planner.full and self._running):
+            message = "this synchronous read would wait for ever for a task of the event loop in its own thread"
+            raise RuntimeError(f"{message}: await it, or read in another thread (asyncio.to_thread)")
+
     @property
     def closed(self) -> bool:
         return self._closing.is_set()
 
     async def let_go(self) -> None:
-        """One hold less."""
+        """One file less is open."""
         self.holds -= 1
+        await self._close_unused()
+
+    async def _close_unused(self) -> None:
         if self.holds <= 0 and not self.closed:
             await self.close()
 
@@ -110,6 +125,7 @@ class AsyncDriver:
         """Perform a generator; yields what it delivers (bytes), then its `_Result`."""
         self.check_loop()
         self.holds += 1
+        self._running += 1
         exchange = self.transport.exchange()
         value: Any = None
         error: BaseException | None = None
@@ -139,7 +155,10 @@ class AsyncDriver:
                 generator.close()
             self._active.discard(exchange)
             exchange.drop()
-            await self.let_go()
+            self._running -= 1
+            self.holds -= 1
+            if not self._tasks:  # what a clone asked for in the background comes still: the last of it closes
+                await self._close_unused()
 
     async def _perform(self, step: Step, exchange: AsyncExchange) -> Any:
         match step:
@@ -182,12 +201,11 @@ class AsyncDriver:
             self._sending.discard(sending)
 
     async def _fetch(self, plan: FetchPlan) -> None:
-        claims = plan.claims + plan.background
+        self._carried.update(plan.claims + plan.background)
+        mine = [self._start(claim) for claim in plan.claims[1:]]
+        for claim in plan.background:
+            self._start(claim)
         try:
-            for claim in claims[1:] if plan.claims else claims:
-                task = self._loop.create_task(self._transfer(claim))
-                self._tasks.add(task)
-                task.add_done_callback(functools.partial(self._ended, claim))
             if plan.claims:
                 await self._transfer(plan.claims[0])
             for claim in plan.claims[1:]:
@@ -196,20 +214,36 @@ class AsyncDriver:
                 await asyncio.wrap_future(future)
             for future in plan.wait:
                 await asyncio.wrap_future(future)
-        except BaseException:
+        except BaseException as error:
             with self.lock:
                 self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
+            for task in mine:  # a server that stalls would keep their claims until it times out
+                task.cancel()
+            if mine and not isinstance(error, GeneratorExit):  # in a coroutine that is thrown away nothing can wait
+                await asyncio.wait(mine)
             raise
 
+    def _start(self, claim: Claim) -> asyncio.Task[None]:
+        """Transfer a claim beside the caller."""
+        task = self._loop.create_task(self._transfer(claim))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._ended, claim))
+        return task
+
     def _ended(self, claim: Claim, task: asyncio.Task[None]) -> None:
-        """A task that was cancelled before its first step never had the chance to give its claim back."""
         self._tasks.discard(task)
+        self._carried.discard(claim)
         with self.lock:
-            if claim.open and not claim.started:
+            if claim.open and not claim.started:  # cancelled before its first step, it could not give it back itself
                 self.planner.cancel((claim,))
+        if self.holds <= 0 and not self._tasks and not self.closed:
+            self._keep(self._loop.create_task(self._close_unused()))
 
     async def _transfer(self, claim: Claim) -> None:
-        await self.run(self.planner.transfer(claim))
+        try:
+            await self.run(self.planner.transfer(claim))
+        finally:
+            self._carried.discard(claim)
 
     async def close(self) -> None:
         """Stop what is in flight, and wait until it has stopped."""

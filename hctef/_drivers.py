@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from hctef._http import Head
@@ -102,6 +103,8 @@ class Driver:
         self.planner = planner
         self.transport = transport
         self.lock = threading.Lock()
+        self.before_waiting: Callable[[Future[None]], None] = lambda _: None
+        """Raises where this thread would wait for what only it can bring."""
         self._closing = threading.Event()
         self._workers = Workers(planner.options.max_connections)
         self._active: set[Exchange] = set()
@@ -162,7 +165,7 @@ class Driver:
                 if self._closing.wait(step.seconds):
                     raise Cancelled
             case Wait():
-                step.future.result()
+                self._wait(step.future)
             case Call():
                 return step.function()
         return None
@@ -177,13 +180,19 @@ class Driver:
             for claim in plan.claims[1:]:
                 with self.lock:  # else it might be released between a look and the waiting
                     future = claim.wait_for_release()
-                future.result()
+                self._wait(future)
             for future in plan.wait:
-                future.result()
+                self._wait(future)
         except BaseException:
             with self.lock:
                 self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
             raise
+
+    def _wait(self, future: Future[None]) -> None:
+        """Wait for what another reader does."""
+        if not future.done():
+            self.before_waiting(future)
+        future.result()
 
     def _transfer(self, claim: Claim) -> None:
         self.run(self.planner.transfer(claim))

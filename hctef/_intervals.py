@@ -72,6 +72,10 @@ class Claim:
         """A future that is done once the claim is given back, fetched or not."""
         return self.wait_for(self.stop + 1)
 
+    def wakes(self, future: Future[None]) -> bool:
+        """Whether `future` waits for this claim."""
+        return any(future is waiting for _, waiting in self._waiting)
+
     def advance(self, at: int) -> None:
         """The bytes before `at` are committed."""
         self.at = at

@@ -225,7 +225,8 @@ class Opening:
             return False
         if size is None:
             self._begin(head, at)
-            yield Fill(0, bytes(whole))
+            for begin in range(0, at, PIECE):  # never so much at once that an event loop would notice
+                yield Fill(begin, bytes(whole[begin : begin + PIECE]))
         if at:
             planner.pages.mark(0, at)
             planner.pin(0, at)  # it could not be fetched again in parts

@@ -65,6 +65,11 @@ class Planner:
         return self.requester.size
 
     @property
+    def full(self) -> bool:
+        """As many transfers are under way as may be."""
+        return self._slots.full
+
+    @property
     def window(self) -> int:
         """The most bytes to pin for one read: under a bound on memory, an eighth of it, so that readers share it."""
         limit = self.options.max_resident_bytes

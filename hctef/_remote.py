@@ -6,12 +6,14 @@ to be closed closes it. The memory goes when nothing refers to it any longer: vi
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +48,8 @@ class Remote:
         """Those that count hits for `stats`."""
         self.async_drivers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         """By event loop: the tasks of a loop read by a driver of theirs, with the lock and the planner of this file."""
+        # A partial, not a method: in a circle of references the memory would wait for the garbage collector.
+        self.driver.before_waiting = functools.partial(_check_waiting, self.async_drivers)
         self._users = 0
         self._users_lock = threading.RLock()  # the garbage collector may come in between
         self._unpinned: deque[Interval] = deque()
@@ -206,6 +210,11 @@ class Remote:
         finally:
             with self.driver.lock:
                 self.planner.stats.seconds_waited += time.perf_counter() - begin
+
+
+def _check_waiting(drivers: weakref.WeakKeyDictionary[Any, Any], future: Future[None]) -> None:
+    for driver in list(drivers.values()):
+        driver.check_blocking(future)
 
 
 _registry = threading.RLock()

@@ -31,6 +31,8 @@ class Send:
     method: str
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    foreign: bool = False
+    """A redirect led to another origin: a caller's session or pool adds none of its own credentials."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,10 @@ class Slots:
         self._urgent: deque[Future[None]] = deque()
         self._queue: deque[Future[None]] = deque()
 
+    @property
+    def full(self) -> bool:
+        return self._free == 0
+
     def acquire(self, claim: Claim | None = None) -> PlanGen[None]:
         """Wait for a turn: an urgent claim, and what is no claim, before claims that are not."""
         if self._free:
@@ -132,7 +136,8 @@ class Requester:
             own = checked_headers((yield Call(headers)) if callable(headers) else headers)
             self._stats.requests += 1
             try:
-                head: Head = yield Send(method, target.request, request_headers(own, url, target, extra))
+                sent = request_headers(own, url, target, extra)
+                head: Head = yield Send(method, target.request, sent, target.origin != url.origin)
             except TransportError as error:
                 if not retry:
                     raise HctefNetworkError(f"{where}: {error}") from error

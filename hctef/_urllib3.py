@@ -10,8 +10,6 @@ import contextlib
 import os
 import threading
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import (
@@ -29,6 +27,7 @@ from urllib3.util import Timeout, parse_url
 
 from hctef._http import Head
 from hctef._options import Options
+from hctef._proxies import environment_proxy
 from hctef._retries import TransportError
 from hctef._steps import Send
 
@@ -42,14 +41,8 @@ _pools_lock = threading.Lock()
 
 
 def shared_pool(url: str) -> urllib3.PoolManager:
-    """The process's pool for `url`, or for the proxy that the environment names for it (as curl and urllib do)."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        proxy = ""
-    elif "://" not in proxy:
-        proxy = f"http://{proxy}"
+    """The process's pool for `url`, or for the proxy that the environment names for it."""
+    proxy = environment_proxy(url)
     with _pools_lock:
         pool = _pools.get(proxy)
         if pool is None:
@@ -79,8 +72,7 @@ class Urllib3Transport:
 
     def __init__(self, options: Options) -> None:
         self.pool: urllib3.PoolManager | None = options.pool
-        timeout = options.timeout
-        self.timeout = timeout if isinstance(timeout, Timeout) or timeout is None else Timeout(float(timeout))
+        self.timeout = pool_timeout(options.timeout)
 
     def exchange(self) -> Urllib3Exchange:
         return Urllib3Exchange(self)
@@ -88,6 +80,16 @@ class Urllib3Transport:
     def after_fork(self) -> None:
         if self.pool is not None:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
+
+
+def pool_timeout(timeout: Any) -> Timeout | None:
+    """The option `timeout`: seconds to connect and between bytes, a urllib3.Timeout, or an aiohttp.ClientTimeout."""
+    if timeout is None or isinstance(timeout, Timeout):
+        return timeout
+    if hasattr(timeout, "sock_read"):  # aiohttp's, known by its form: the synchronous half does not import aiohttp
+        connect = timeout.sock_connect or timeout.connect or timeout.total
+        return Timeout(connect=connect, read=timeout.sock_read or timeout.total)
+    return Timeout(float(timeout))
 
 
 class Urllib3Exchange:

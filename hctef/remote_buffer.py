@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import mmap
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
 from hctef._cursor import sought, strided
@@ -56,8 +56,7 @@ class RemoteBuffer(SyncReader):
     _buffer = True
 
     def __init__(self, url: UrlSource, **options: Unpack[BufferOptions]) -> None:
-        if options.get("paging") == "fault":
-            raise PagerError("paging='fault' is not there in this version of hctef; 'auto' and 'fill' are")
+        check_paging(options)
         self._start(url, options)
 
     def _detach(self) -> None:
@@ -351,6 +350,12 @@ class RemoteBuffer(SyncReader):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
             self._release(garbage=True)
+
+
+def check_paging(options: Mapping[str, Any]) -> None:
+    """Raises PagerError: `paging='fault'`, which this version does not have."""
+    if options.get("paging") == "fault":
+        raise PagerError("paging='fault' is not there in this version of hctef; 'auto' and 'fill' are")
 
 
 HttpFile._buffer_class = RemoteBuffer

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 
@@ -20,3 +22,18 @@ def wait_until(predicate: Callable[[], bool], timeout: float = 20.0) -> None:
     while not predicate():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.002)
+
+
+def run_clean[T](main: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine function in a loop of its own, which it must leave clean: no task, no warning."""
+
+    async def body() -> T:
+        result = await main()
+        gc.collect()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+        return result
+
+    return asyncio.run(body(), debug=False)

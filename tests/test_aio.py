@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import hctef
 from hctef.aio import AsyncHttpFile, AsyncRemoteBuffer
-from tests.helpers import pattern, wait_until
+from tests.helpers import pattern, run_clean, wait_until
 from tests.nginx_server import NginxServer
 from tests.range_server import Gate, RangeServer, after, chunked, cut, etag, ignore_range, redirect, slow, status, times
 
@@ -36,21 +36,6 @@ NOW = urllib3.Retry(total=5, backoff_factor=0)
 @pytest.fixture
 def url(range_server: RangeServer) -> str:
     return range_server.add("f", DATA)
-
-
-def run[T](main: Callable[[], Awaitable[T]]) -> T:
-    """In a loop of its own, which must be left clean: no task, no warning."""
-
-    async def body() -> T:
-        result = await main()
-        gc.collect()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not left, left
-        return result
-
-    return asyncio.run(body(), debug=False)
 
 
 # the same cases for both worlds
@@ -184,7 +169,7 @@ def test_errors_before_any_request(range_server: RangeServer, url: str, world: A
     with pytest.raises(ValueError, match="prefetch_direction"):
         world(url, prefetch_direction="x")
     assert range_server.requests == 0
-    file = world(url)
+    file = world(url, prefetch_bytes=0)  # the rest of a prefetch comes behind the reader, at some time
     requests = range_server.requests
     call: Callable[[], Any]
     for call in (
@@ -214,7 +199,7 @@ def test_three_cursors_share_one_session(range_server: RangeServer, url: str) ->
             assert parts == [DATA[1000 * n : 1000 * n + 100] for n in range(3)]
             assert [cursor.tell() for cursor in cursors] == [100, 1100, 2100]
 
-    run(main)
+    run_clean(main)
     assert range_server.sent_twice() == []
     assert range_server.connections == 1
 
@@ -251,7 +236,7 @@ def test_buffer(url: str) -> None:
             await buf[0]
         assert view == DATA[1000:2000]
 
-    run(main)
+    run_clean(main)
 
 
 def test_lines_and_streams(range_server: RangeServer) -> None:
@@ -265,7 +250,7 @@ def test_lines_and_streams(range_server: RangeServer) -> None:
             async for _ in file.stream():
                 break  # a stream that is left is no leak
 
-    run(main)
+    run_clean(main)
 
 
 def test_one_set_of_pages_for_both_worlds(range_server: RangeServer, url: str) -> None:
@@ -294,7 +279,7 @@ def test_one_set_of_pages_for_both_worlds(range_server: RangeServer, url: str) -
         assert buf[0:10] == DATA[:10]
         buf.close()
 
-    run(main)
+    run_clean(main)
     assert range_server.sent_twice() == []
 
 
@@ -312,7 +297,7 @@ def test_a_thousand_tasks(range_server: RangeServer, url: str) -> None:
 
             assert all(await asyncio.gather(*(read(n) for n in range(1000))))
 
-    run(main)
+    run_clean(main)
     assert range_server.sent_twice() == []
     assert range_server.most_in_flight <= 7
 
@@ -333,7 +318,7 @@ def test_clones_cost_next_to_nothing(range_server: RangeServer, url: str) -> Non
             assert each < 2048
             assert range_server.requests == requests
 
-    run(main)
+    run_clean(main)
 
 
 # cancellation
@@ -358,7 +343,7 @@ def test_cancelled_at_every_step(range_server: RangeServer, url: str) -> None:
             assert remote.planner.cache.all_claims() == []
             return first.cancelled()
 
-    outcomes = [run(lambda steps=steps: main(steps)) for steps in range(60)]  # type: ignore[misc]
+    outcomes = [run_clean(lambda steps=steps: main(steps)) for steps in range(60)]  # type: ignore[misc]
     assert outcomes[0]
 
 
@@ -379,7 +364,7 @@ def test_a_timeout_is_a_cancellation(range_server: RangeServer, url: str) -> Non
             assert await other == DATA[:10]
             assert await file.read(10) == DATA[:10]
 
-    run(main)
+    run_clean(main)
 
 
 def test_closing_while_reads_are_in_flight(range_server: RangeServer, url: str) -> None:
@@ -400,7 +385,7 @@ def test_closing_while_reads_are_in_flight(range_server: RangeServer, url: str) 
                 await read
 
     begin = time.monotonic()
-    run(main)
+    run_clean(main)
     assert time.monotonic() - begin < 50  # the server would take 60: it is a hang that is looked for, not a speed
 
 
@@ -418,7 +403,7 @@ def test_clones_live_on(range_server: RangeServer, url: str) -> None:
         with pytest.raises(ValueError, match="closed"):
             await file.read(1)
 
-    run(main)
+    run_clean(main)
 
 
 # loops
@@ -439,11 +424,11 @@ def test_two_loops_one_after_the_other(url: str) -> None:
         with pytest.raises(RuntimeError, match="another event loop"):
             await kept[0].read(10)
 
-    run(main)
-    run(main)
+    run_clean(main)
+    run_clean(main)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave_open())
-    run(elsewhere)
+    run_clean(elsewhere)
     loop.run_until_complete(kept[0].close())
     loop.close()
 
@@ -473,7 +458,7 @@ def test_a_callers_session_is_used_and_never_closed(range_server: RangeServer, u
             assert not session.closed
         assert range_server.log[0].headers["x-mine"] == "yes"
 
-    run(main)
+    run_clean(main)
 
 
 def test_files_of_a_loop_share_connections(range_server: RangeServer) -> None:
@@ -485,7 +470,7 @@ def test_files_of_a_loop_share_connections(range_server: RangeServer) -> None:
                 async with AsyncHttpFile(range_server.add(f"f{n}", DATA[:50_000]), prefetch_bytes=0) as file:
                     assert await file.read(10) == DATA[:10]
 
-    run(main)
+    run_clean(main)
     assert range_server.connections == 1
 
 
@@ -503,7 +488,7 @@ def test_asynchronous_callables(range_server: RangeServer, url: str) -> None:
         async with AsyncHttpFile(presigned, headers=headers) as file:  # type: ignore[arg-type]
             assert await file.read(10) == DATA[:10]
 
-    run(main)
+    run_clean(main)
     assert range_server.log[0].headers["x-token"] == "t"
 
 
@@ -519,7 +504,7 @@ def test_credentials_do_not_cross_hosts(range_server: RangeServer, url: str) -> 
                 assert await file.read(10) == DATA[:10]
             assert "authorization" in origin.log[0].headers
 
-    run(main)
+    run_clean(main)
     assert all("SECRET" not in str(r.headers) and "authorization" not in r.headers for r in range_server.log)
 
 
@@ -532,7 +517,7 @@ def test_tls(tls_range_server: RangeServer, ca_file: Any, monkeypatch: pytest.Mo
             assert await file.read(10) == DATA[:10]
 
     with pytest.raises(hctef.HctefNetworkError, match="not trusted"):
-        run(main)
+        run_clean(main)
     code = f"""
 import asyncio, hctef
 async def main():
@@ -552,7 +537,7 @@ def test_unreachable_and_unresolvable() -> None:
         await AsyncHttpFile(url, retries=0).open()
 
     with pytest.raises(hctef.HctefNetworkError, match="refused"):
-        run(lambda: main("http://127.0.0.1:9/f"))
+        run_clean(lambda: main("http://127.0.0.1:9/f"))
 
 
 def test_aiohttps_own_server() -> None:
@@ -575,7 +560,7 @@ def test_aiohttps_own_server() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "f").write_bytes(DATA)
-        run(lambda: main(folder))
+        run_clean(lambda: main(folder))
 
 
 def test_many_disjoint_reads_by_gather(nginx: NginxServer) -> None:
@@ -589,7 +574,7 @@ def test_many_disjoint_reads_by_gather(nginx: NginxServer) -> None:
             parts = await asyncio.gather(*(buf[at : at + 65_536] for at in starts))
             assert parts == [data[at : at + 65_536] for at in starts]
 
-    run(main)
+    run_clean(main)
     assert sum(entry.sent for entry in nginx.log("gather.bin")) <= 64 * 65_536 + 8192
 
 
@@ -620,7 +605,7 @@ def test_garbage(range_server: RangeServer, url: str) -> None:
         for _ in range(10):
             await asyncio.sleep(0.01)
 
-    run(main)
+    run_clean(main)
     wait_until(lambda: threading.active_count() < 100)
 
 
@@ -655,4 +640,4 @@ def test_interleaved_cursors(nginx: NginxServer, seed: int) -> None:
 
             await asyncio.gather(*(reader(random.Random(chance.random())) for _ in range(6)))
 
-    run(main)
+    run_clean(main)

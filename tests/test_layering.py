@@ -16,7 +16,7 @@ LAYERS = [
     ["exceptions", "_ranges", "_memory", "_stats"],
     ["_http", "_pages", "_intervals", "_arena", "_readahead", "_repr", "_cursor", "_options", "_retries"],
     ["_steps", "_transfer", "_planner", "_opening"],
-    ["_drivers", "_async_driver", "_urllib3", "_aiohttp"],
+    ["_drivers", "_async_driver", "_proxies", "_urllib3", "_aiohttp"],
     ["_remote", "_reader", "_sync_reader", "_views"],
     ["http_file", "remote_buffer", "aio"],
     ["_serve", "_demo", "cli", "__main__", "__init__"],

@@ -12,7 +12,7 @@ from hctef._ranges import ByteRange, checked_range
 from hctef._views import array_extent, array_over, pinned_view
 from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
 from hctef.aio.http_file import AsyncHttpFile
-from hctef.remote_buffer import RemoteBuffer
+from hctef.remote_buffer import RemoteBuffer, check_paging
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -31,6 +31,7 @@ class AsyncRemoteBuffer(AsyncReader):
     _known = frozenset(AsyncBufferOptions.__annotations__)
 
     def __init__(self, url: UrlSource, **options: Unpack[AsyncBufferOptions]) -> None:
+        check_paging(options)
         self._prepare(url, options)
 
     def __len__(self) -> int:
