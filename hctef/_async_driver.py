@@ -252,11 +252,15 @@ class AsyncDriver:
             sending.cancel()
         for exchange in list(self._active):
             exchange.abort()
+        await self.stop_transfers()
+        await self.transport.close()
+
+    async def stop_transfers(self) -> None:
+        """End what is fetched beside the readers. Who waits for it finds its claims given back, and asks again."""
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.transport.close()
 
 
 _leaving: set[asyncio.Task[None]] = set()

@@ -389,6 +389,25 @@ def test_closing_while_reads_are_in_flight(range_server: RangeServer, url: str) 
     assert time.monotonic() - begin < 50  # the server would take 60: it is a hang that is looked for, not a speed
 
 
+def test_no_prefetch_outlives_its_file(range_server: RangeServer, url: str) -> None:
+    """Though a clone is open: no task is left, and a clone that waited for those bytes asks for them itself."""
+
+    async def main() -> None:
+        file = await AsyncHttpFile(url, prefetch_bytes=0).open()
+        clone = file.clone()
+        gate = Gate()
+        range_server.behave("f", gate)
+        await file.prefetch([(0, 10), (500_000, 10)], wait=False)
+        reading = asyncio.ensure_future(clone.read(10))
+        await asyncio.to_thread(gate.wait_for, 2)
+        range_server.behave("f")
+        await file.close()
+        assert await reading == DATA[:10]
+        gate.open()
+
+    run_clean(main)
+
+
 def test_clones_live_on(range_server: RangeServer, url: str) -> None:
     """After the file that they came from was closed, and after that, by connections of their own."""
 

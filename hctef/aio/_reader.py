@@ -161,7 +161,8 @@ class AsyncReader(Reader):
             return
         if remote.planner.closed:  # nobody has it open any longer
             await driver.close()
-        elif owner:
+        elif owner:  # clones read on: no prefetch of this file's outlives it
+            await driver.stop_transfers()
             await driver.let_go()
 
     async def aclose(self) -> None:
