@@ -103,7 +103,12 @@ JOBS: list[tuple[str, str, Callable[[str], tuple[Any, Any]], Callable[[Path], An
 
 
 def run(folder: Path, out: Callable[[str], object]) -> bool:
-    """Make the data in `folder`, serve it, read it. Returns whether all was what the local files give."""
+    """Make the data in `folder`, serve it, read it. Returns whether all was what the local files give.
+
+    Raises ImportError: aiohttp is not installed.
+    """
+    import aiohttp  # noqa: F401, PLC0415  # an extra: missing, it should be said before the files are made
+
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     try:
         BLOCKS.encode(encoding)

@@ -16,7 +16,7 @@ def format_bytes(count: int) -> str:
     """`1536` -> '1.5 KiB' (IEC 80000-13 units)."""
     value, unit = float(count), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        if value < 1024 or unit == "EiB":
+        if round(value, 1) < 1024 or unit == "EiB":  # 1023.96 KiB would show as 1024.0 KiB
             break
         value /= 1024
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
@@ -24,13 +24,13 @@ def format_bytes(count: int) -> str:
 
 def filled(size: int, ranges: Iterable[tuple[int, int]], columns: int) -> list[float]:
     """How much of each of `columns` equal parts of a file the sorted, disjoint ranges cover, 0.0 to 1.0."""
-    width = max(size, 1) / columns
-    parts = [0.0] * columns
+    parts = [0] * columns  # in units of 1 / columns bytes, whole numbers: a file may have fewer bytes than columns
     for start, stop in ranges:
-        first, last = int(start / width), min(columns - 1, int((stop - 1) / width))
-        for column in range(first, last + 1):
-            parts[column] += max(0.0, min(stop, (column + 1) * width) - max(start, column * width))
-    return [min(1.0, part / width) for part in parts]
+        begin, end = start * columns, min(stop, size) * columns
+        if begin < end:
+            for column in range(begin // size, (end - 1) // size + 1):
+                parts[column] += min(end, (column + 1) * size) - max(begin, column * size)
+    return [part / size if part else 0.0 for part in parts]
 
 
 def page_map_text(size: int, ranges: Iterable[tuple[int, int]], width: int = 64, blocks: str = BLOCKS) -> str:

@@ -6,12 +6,15 @@ For demos, notebooks and a quick look; nginx is for more.
 from __future__ import annotations
 
 import asyncio
+import errno
 import html
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,7 +32,10 @@ def _app(folder: Path) -> web.Application:
             raise web.HTTPNotFound
         if path.is_dir():
             names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
-            items = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in names)
+            here = path.relative_to(folder)  # links from the root: right with and without a slash at the URL's end
+            items = "".join(
+                f'<li><a href="/{quote((here / name).as_posix())}">{html.escape(name)}</a></li>' for name in names
+            )
             return web.Response(text=f"<!doctype html><ul>{items}</ul>", content_type="text/html")
         if not path.is_file():
             raise web.HTTPNotFound
@@ -38,6 +44,13 @@ def _app(folder: Path) -> web.Application:
     app = web.Application()
     app.router.add_get("/{path:.*}", get)
     return app
+
+
+def _folder(path: Path) -> Path:
+    """Raises OSError: there is no such folder."""
+    if not path.resolve(strict=True).is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return path.resolve()
 
 
 async def _run(folder: Path, host: str, port: int, ready: Callable[[str], object], stop: asyncio.Event) -> None:
@@ -63,16 +76,18 @@ def serve(folder: Path, host: str, port: int, ready: Callable[[str], object]) ->
         OSError: there is no such folder, or the port is taken.
         ImportError: aiohttp is not installed.
     """
-    asyncio.run(_run(folder.resolve(strict=True), host, port, ready, asyncio.Event()))
+    asyncio.run(_run(_folder(folder), host, port, ready, asyncio.Event()))
 
 
 @contextmanager
 def background_server(folder: Path) -> Iterator[str]:
     """Serve `folder` on 127.0.0.1 from a thread; the value is the URL, without a slash at its end.
 
-    Raises ImportError: aiohttp is not installed.
+    Raises:
+        OSError: there is no such folder.
+        ImportError: aiohttp is not installed.
     """
-    folder = folder.resolve(strict=True)
+    folder = _folder(folder)
     import aiohttp  # noqa: F401, PLC0415  # here rather than in the thread, where nobody would see it fail
 
     ready: threading.Event = threading.Event()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hctef import HctefError, HttpFile, RemoteBuffer, __version__
+from hctef import HctefError, HttpFile, RangeRequestsUnsupportedError, RemoteBuffer, __version__
 from hctef._repr import format_bytes
 from hctef._serve import NEEDED
 
@@ -39,10 +39,17 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a folder with Range requests")
     serve.add_argument("folder", type=Path, metavar="DIR")
     serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    serve.add_argument("--port", type=_port, default=8000, help="0: any that is free")
     demo = commands.add_parser("demo", help="make data, serve it, read it, show what it cost")
     demo.add_argument("--keep", type=Path, metavar="DIR", help="make the data there, and leave it")
     return parser
+
+
+def _port(text: str) -> int:
+    """Raises ValueError: not the number of a port."""
+    if not 0 <= int(text) < 1 << 16:
+        raise ValueError
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,20 +77,25 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     for text in arguments.header:
         name, colon, value = text.partition(":")
         if not colon:
-            raise ValueError(f"a header is 'Name: value', not {name[:20]!r}")
+            raise ValueError("a header is 'Name: value'; one has no colon")  # what it has may be a token
         headers[name.strip()] = value.strip()
     names = ("timeout", "retries", "validate", "on_no_range")
     return {"headers": headers, "prefetch_bytes": 0, **{name: getattr(arguments, name) for name in names}}
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    with RemoteBuffer(arguments.url, **_options(arguments)) as buf:
-        whole = buf.stats.bytes_fetched >= buf.size() > 0 and buf.resident_bytes == buf.size()
+    options, ranges = _options(arguments), "yes"
+    try:
+        opened = RemoteBuffer(arguments.url, **{**options, "on_no_range": "error"})
+    except RangeRequestsUnsupportedError:
+        if arguments.on_no_range == "error":
+            raise
+        opened, ranges = RemoteBuffer(arguments.url, **options), "no: the whole file was downloaded"
+    with opened as buf:
         print(f"url        {buf.file().name}")
         print(f"size       {buf.size()} ({format_bytes(buf.size())})")
         print(f"validator  {buf.validator or 'none: a change of the file is noticed by its size only'}")
-        ranges = "no: the whole file was downloaded" if whole and arguments.on_no_range == "download" else "yes"
-        print(f"ranges     {ranges}")
+        print(f"ranges     {ranges if buf.size() else 'not needed: the file is empty'}")
         print(f"paging     {buf.paging}")
     return 0
 
