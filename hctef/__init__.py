@@ -11,6 +11,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
+from hctef._paging import PagingSupport, paging_support
 from hctef._stats import Stats
 from hctef.exceptions import (
     HctefError,
@@ -37,6 +38,7 @@ __all__ = [
     "HctefUrlError",
     "HttpFile",
     "PagerError",
+    "PagingSupport",
     "RangeRequestsUnsupportedError",
     "RemoteBuffer",
     "RemoteFileChangedError",
@@ -44,6 +46,7 @@ __all__ = [
     "RemotePermissionError",
     "Stats",
     "__version__",
+    "paging_support",
 ]
 
 

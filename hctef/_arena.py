@@ -2,8 +2,8 @@
 
 Every arena has the same interface: `fill`, `view`, `evict`, `close`, and `bytes`, the mapping that a hit slices.
 `AnonymousArena` is a private anonymous mapping: an absent page reads as zeros, so nobody may be handed a range of it
-that
-is not resident. Pages are unmapped only when the last view is gone: mmap refuses to close while exports live.
+that is not resident. Pages are unmapped only when the last view is gone: mmap refuses to close while exports live.
+`FaultingArena` (`_faulting.py`) fills a page when it is touched.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ class Arena(Protocol):
     bytes: mmap.mmap
     """The mapping. `bytes[a:b]` copies out what is resident."""
 
+    overhead: int
+    """Bytes of memory that it takes beyond its resident pages."""
+
     def fill(self, start: int, data: Buffer) -> None:
         """Put `data` at byte `start`. Any thread may, for bytes that it has claimed; no lock is needed."""
+
+    def publish(self, start: int, stop: int) -> None:
+        """All bytes of pages `[start, stop)` were given to `fill`: have them there, before they are marked resident."""
 
     def expect(self, start: int, stop: int) -> None:
         """All of page-aligned `[start, stop)` will be filled: a hint."""
@@ -45,12 +51,17 @@ class AnonymousArena:
 
     __slots__ = ("bytes", "size")
 
+    overhead = 0
+
     def __init__(self, size: int) -> None:
         self.size = size
         self.bytes = anonymous(size)
 
     def fill(self, start: int, data: Buffer) -> None:
         self.bytes[start : start + len(data)] = data
+
+    def publish(self, start: int, stop: int) -> None:
+        """They are there."""
 
     def expect(self, start: int, stop: int) -> None:
         # One fault for 2 MiB instead of 512: filling 256 MiB takes half the time. Never by default: a page that is read

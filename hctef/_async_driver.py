@@ -179,7 +179,7 @@ class AsyncDriver:
                     return None
                 raise Cancelled
             case Wait():
-                await asyncio.wrap_future(step.future)
+                return await asyncio.wrap_future(step.future)
             case Call():
                 value = step.function()
                 return await value if inspect.isawaitable(value) else value

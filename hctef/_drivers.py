@@ -165,7 +165,7 @@ class Driver:
                 if self._closing.wait(step.seconds):
                     raise Cancelled
             case Wait():
-                self._wait(step.future)
+                return self._wait(step.future)
             case Call():
                 return step.function()
         return None
@@ -173,7 +173,8 @@ class Driver:
     def _fetch(self, plan: FetchPlan) -> None:
         claims = plan.claims + plan.background
         try:
-            for claim in claims[1:] if plan.claims else claims:
+            others = claims[1:] if plan.claims else claims
+            for claim in (*(c for c in others if not c.urgent), *(c for c in reversed(others) if c.urgent)):
                 self._workers.submit(functools.partial(self._transfer, claim), urgent=claim.urgent)
             if plan.claims:
                 self._transfer(plan.claims[0])
@@ -188,11 +189,11 @@ class Driver:
                 self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
             raise
 
-    def _wait(self, future: Future[None]) -> None:
+    def _wait(self, future: Future[Any]) -> Any:
         """Wait for what another reader does."""
         if not future.done():
             self.before_waiting(future)
-        future.result()
+        return future.result()
 
     def _transfer(self, claim: Claim) -> None:
         self.run(self.planner.transfer(claim))

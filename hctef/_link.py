@@ -44,7 +44,7 @@ class Link:
         """Seconds from a request to the head of its response."""
         self.bandwidth = PRIOR_BANDWIDTH
         """Bytes/s."""
-        self._trips : list[float] = []
+        self._trips: list[float] = []
         self._rates: list[float] = []
         self._sums: list[float] = []
         self._known = 0  # bytes received ever; few of them prove no line slow

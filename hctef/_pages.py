@@ -105,6 +105,10 @@ class PageTable:
         self.rows[first:last] = self.rows[first:last].replace(b"\2", b"\1")
         return True
 
+    def counters(self) -> dict[str, int]:
+        """What another process has counted: see `Stats`."""
+        return {}
+
     def _bytes(self, first: int, last: int) -> ByteRange:
         return ByteRange(first * PAGE, min(self.size, last * PAGE))
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Protocol
 
 from intervaltree import Interval
 
@@ -23,7 +25,7 @@ from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._stats import Stats
-from hctef._steps import Call, Deliver, FetchPlan, Fill, PlanGen
+from hctef._steps import Call, Deliver, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import PIECE, Requester, Slots
 
 log = logging.getLogger("hctef")
@@ -43,6 +45,26 @@ class Cancelled(Exception):
     """The file was closed, or the reader that asked for these bytes gave up."""
 
 
+class Pager(Protocol):
+    """Who fetches in place of this planner once pages are filled when they are touched: a planner in another process,
+    where the claims are then. The futures raise what a transfer raises."""
+
+    def read(self, wanted: ByteRange, ahead: int, hold: object) -> Future[None]:
+        """Make a range resident; `hold`, where it is not None, keeps it so until `let_go` of the same."""
+
+    def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool) -> Future[int]:
+        """See `Planner.prefetch`."""
+
+    def evict(self, start: int, stop: int) -> Future[None]:
+        """See `Planner.evict`."""
+
+    def let_go(self, hold: object) -> None:
+        """Never blocks."""
+
+    def cancel(self) -> None:
+        """Nobody waits any longer: each future raises Cancelled."""
+
+
 class Planner:
     """The state of one remote file."""
 
@@ -55,6 +77,8 @@ class Planner:
         self.arena = make_arena(0)
         self.epoch = [0]
         """Counts evictions. A copy made while it stood still, of pages that were resident before, is whole."""
+        self.pager: Pager | None = None
+        """Set by `hand_over`."""
         self.closed = False
         self._make_arena = make_arena
         self._slots = Slots(options.max_connections)
@@ -81,12 +105,25 @@ class Planner:
         self.arena = self._make_arena(size)
         self.pages = PageTable(size)
 
+    def hand_over(self, pager: Pager, arena: Arena, pages: PageTable) -> list[ByteRange]:
+        """From now on `pager` fetches, into `arena`, which holds what is resident now, and shows it in `pages`.
+
+        Returns what was being fetched: those who wait for it wake, and ask the pager.
+        """
+        claims = self.cache.all_claims()
+        self.pager, self.arena, self.pages = pager, arena, pages
+        self.cancel(claims)
+        for claim in claims:
+            self.cache.release(claim)
+        return sorted(ByteRange(claim.at, claim.stop) for claim in claims if claim.at < claim.stop)
+
     # reading
 
-    def read(self, start: int, stop: int, ahead: int = 0) -> PlanGen[Interval | None]:
+    def read(self, start: int, stop: int, ahead: int = 0, *, hold: bool = False) -> PlanGen[Interval | None]:
         """Make `[start, stop)` resident, and ask for what is before `ahead` with it.
 
-        Returns the pin that keeps it so until `unpin`; None where there is nothing to keep.
+        Returns the pin that keeps it so until `unpin`; None where there is nothing to keep. `hold`: for longer than a
+        copy takes, so that a pager must know of it.
         """
         self._check_open()
         if stop <= start:
@@ -94,10 +131,14 @@ class Planner:
         pin = self.pin(start, stop)
         self.stats.bytes_read += stop - start
         try:
-            if self.pages.resident(start, stop):
+            if self.pages.resident(start, stop) and not (hold and self.pager):
                 self.stats.hits += 1
                 return pin
             self.stats.misses += 1
+            if self.pager is not None:
+                yield Wait(self.pager.read(ByteRange(start, stop), ahead, pin if hold else None))
+                self._check_open()
+                return pin
             if stop < ahead:
                 wanted = ByteRange(start, min(ahead, self.size, start + self.window))
                 claims = self._claim(self._missing([wanted]), urgent=True)
@@ -106,6 +147,8 @@ class Planner:
                 yield FetchPlan(wait=tuple(claim.wait_for(min(stop, claim.stop)) for claim in mine))
                 self._raise_first(mine)
             yield from self.fetch([ByteRange(start, stop)])
+            if hold and self.pager is not None:
+                yield Wait(self.pager.read(ByteRange(start, stop), 0, pin))
         except BaseException:
             self.unpin(pin)
             raise
@@ -154,6 +197,9 @@ class Planner:
             missing = self._missing(wanted)
             if not missing:
                 return
+            if self.pager is not None:
+                yield Wait(self.pager.prefetch(missing, wait=True))
+                return
             claims = self._claim(missing, urgent=True)
             if claims:
                 yield FetchPlan(claims=claims)
@@ -175,7 +221,11 @@ class Planner:
         limit = self.options.max_resident_bytes
         if limit is not None:
             wanted = list(_first(wanted, limit))  # what comes beyond would push out what came before
-        claims = self._claim(self._missing(wanted), urgent=urgent)
+        missing = self._missing(wanted)
+        if self.pager is not None:
+            asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0
+            return asked
+        claims = self._claim(missing, urgent=urgent)
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:
             yield FetchPlan(background=claims)
@@ -186,6 +236,13 @@ class Planner:
         if self.options.max_resident_bytes is None:
             yield from self.fetch(wanted)  # what others were fetching
         return count
+
+    def demand(self, wanted: ByteRange, ahead: Iterable[ByteRange]) -> PlanGen[None]:
+        """A thread is blocked at a page of `wanted`: fetch it behind the caller, and what is likely to be next."""
+        self._check_open()
+        claims = self._claim(self._missing(coalesce([wanted, *ahead])), urgent=True)
+        first = sorted(claims, key=lambda claim: claim.stop <= wanted.start or claim.start >= wanted.stop)
+        yield FetchPlan(background=(*self._hurry(self._missing([wanted])), *first))
 
     def stream(self, start: int, stop: int) -> PlanGen[None]:
         """Deliver `[start, stop)` in order. Resident bytes come from memory, others from the network and are not
@@ -277,11 +334,16 @@ class Planner:
         return commit
 
     def _arrived(self, start: int, stop: int) -> None:
-        """Whole pages `[start, stop)` are in the arena."""
-        self.pages.mark(start, stop)
+        """Whole pages `[start, stop)` were filled."""
+        self.arena.publish(start, stop)
+        self.took(ByteRange(start, stop))
+        self.trim()
+
+    def took(self, extent: ByteRange) -> None:
+        """Whole pages are in the arena."""
+        self.pages.mark(*extent)
         if self.options.max_resident_bytes is not None:
-            self.cache.fetched(ByteRange(start, stop))
-            self.trim()
+            self.cache.fetched(extent)
 
     def cancel(self, claims: Iterable[Claim]) -> None:
         """Stop transfers at their next piece; those that did not begin are given back at once."""
@@ -293,6 +355,8 @@ class Planner:
     def close(self) -> None:
         """Stop transfers; whoever waits for them wakes, and finds the file closed."""
         self.closed = True
+        if self.pager is not None:
+            self.pager.cancel()
         claims = self.cache.all_claims()
         self.cancel(claims)
         for claim in claims:
@@ -399,17 +463,29 @@ class Planner:
     def unpin(self, pin: Interval | None) -> None:
         if pin is not None:
             self.cache.unpin(pin)
+            if self.pager is not None:
+                self.pager.let_go(pin)
             self.trim()
 
     def trim(self) -> None:
         """Evict the least recently used extents while more is resident than `max_resident_bytes` allows."""
         limit = self.options.max_resident_bytes
-        if limit is None or self.pages.resident_bytes <= limit:
+        if limit is None or self.pager is not None:  # where there is a pager, it is the one to evict
+            return
+        limit = max(limit // 2, limit - self.arena.overhead)
+        if self.pages.resident_bytes <= limit:
             return
         for victim in self.cache.victims(self.pages):
             self.evict(*victim)
             if self.pages.resident_bytes <= limit:
                 return
+
+    def discard(self, start: int, stop: int) -> PlanGen[None]:
+        """`evict`, whoever is the one to do it."""
+        if self.pager is not None:
+            yield Wait(self.pager.evict(start, stop))
+        else:
+            self.evict(start, stop)
 
     def evict(self, start: int, stop: int) -> None:
         """Give back the pages of `[start, stop)` that are resident and not pinned."""

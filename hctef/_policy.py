@@ -1,4 +1,21 @@
-"""Policy: what to fetch beyond what was asked for. Pure: no I/O, no clock. (First, simple version.)"""
+"""Policy: what to fetch beyond what was asked for. Pure: no I/O, no clock, no lock.
+
+Extra bytes cost time on the line, a miss costs a round trip. Both are measured in bytes here: a round trip is worth
+`product` = bandwidth x round trip. To fetch b bytes that are needed with chance p is worth it where p x product >
+(1 - p) x b. So the policy is a set of ways to know p, all learnt from what came of it before:
+
+- Runs (`_patterns.Run`): what has been read sequentially for n bytes goes on for w more with chance n / (n + w), or as
+  the runs before it did; so the bytes asked for ahead grow with the bytes read, up to what keeps the line busy.
+- Strides (`_patterns.Stride`): three equal steps foretell the fourth; each that comes true foretells more.
+- Blocks: a miss fetches an aligned block. Where the other half of the block's parent is missed often enough later,
+  blocks are too small: they double.
+- Rent (ski rental, Karlin et al. 1988): a region whose misses have cost as much as its bytes would is bought, at
+  every scale up to the whole file; whatever comes, that costs at most about twice the better choice. Where reads show
+  no locality at all, waiting for so long teaches nothing: a part of the price is enough.
+
+Nothing is known of hits: they are free because nobody is told of them. Where one must be heard of, to keep a window
+ahead of its reader, its page is made a trap.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +23,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hctef._link import Link
+from hctef._patterns import FIRST_CHANCE, Run, Stride, Strides, Survival
 from hctef._ranges import PAGE, ByteRange
 
-SMALLEST_BLOCK = 16 * 1024
-FIRST_BLOCK = 64 * 1024
-STREAMS = 32
+KIB, MIB = 1 << 10, 1 << 20
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 16 * KIB, 512 * KIB
+USUAL_BLOCK = 64 * KIB
+"""The largest one without evidence for more: it is what a random read costs at most."""
+
+RUNS = 24
+"""Remembered as going on: as many columns may be read side by side."""
+ACTIVE_RUNS = 8
+"""Of these the latest count as going on; an older one has ended, unless it is read on."""
+STRIDES = 12
+RECENT = 48
+"""Beginnings of runs among which three equal steps are sought: column chunks come interleaved and out of order."""
+
+WORTHWHILE = 1 / 3
+"""The least chance for which more than a few bytes are asked: then two in three bytes asked for may be wasted."""
+FREE = 256 * KIB
+"""That few."""
+
+RENTS = 4
+"""The least misses that make a region worth buying: fewer are chance."""
+COUNTERS = 20_000
+"""Regions with misses remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +61,6 @@ class Advice:
     """Fetched behind the reader, most wanted first; may overlap what is resident or in flight."""
     traps: tuple[int, ...] = ()
     """Offsets whose pages are to be withheld when they come, so that their first touch is reported."""
-
-
-class _Stream:
-    __slots__ = ("asked", "seen", "window")
-
-    def __init__(self, seen: int, asked: int) -> None:
-        self.seen, self.asked, self.window = seen, asked, 0
 
 
 class Policy:
@@ -46,20 +77,37 @@ class Policy:
         connections: int,
         absent: Callable[[int, int], int],
     ) -> None:
+        """`largest`: bytes ahead at most, 0 for none, None for as many as pay; `least`: bytes in a request; `window`:
+        bytes that may be ahead without pushing out others; `absent`: bytes of `[start, stop)` neither resident nor
+        in flight."""
         self._size, self._link, self._largest, self._least = size, link, largest, least
-        self._window, self._connections, self._absent = window, connections, absent
-        self._streams: list[_Stream] = []
+        self._window, self._connections, self._absent = min(window, size), connections, absent
+        self._bound = self._window if largest is None else min(largest, self._window)
         self._hint = "normal"
+        self._runs: list[Run] = []  # latest first
+        self._survival = Survival()
+        self._strides: list[Stride] = []  # latest first
+        self._stride_survival = Survival()
+        self._finder = Strides(RECENT)
+        self._level = 0  # of the block, above the usual
+        self._blocks: dict[int, None] = {}  # of the present level, fetched for misses
+        self._pairs = 0
+        self._rents: dict[tuple[int, int], int] = {}
+        self._bought: list[ByteRange] = []
+        self._unexplained = False
+        self._slowness = 1.0  # a miss's usual wait in round trips
+
+    # what the planner asks
 
     @property
     def piece(self) -> int:
         """The largest single background request, bytes."""
-        return max(1 << 20, int(self._link.product) // PAGE * PAGE)
+        return max(256 * KIB, int(self._link.product) // 2 // PAGE * PAGE)
 
     @property
     def in_flight(self) -> int:
         """Background bytes in flight at most."""
-        return max(4 << 20, 3 * int(self._link.product))
+        return max(MIB, int(2.5 * self._link.product))
 
     def advise(self, hint: str) -> None:
         """'normal', 'sequential' or 'random', as madvise has them."""
@@ -67,34 +115,270 @@ class Policy:
 
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
+        if self._unexplained:
+            ratio = min(4.0, max(1.0, seconds / self._link.round_trip))
+            self._slowness += (ratio - self._slowness) / 8
 
     def access(self, start: int, stop: int, now: float, *, missing: bool, trapped: bool = False) -> Advice:
-        """A read that was no plain hit."""
-        exact = ByteRange(start, stop)
-        if self._largest == 0 or self._hint == "random":
-            return Advice(exact)
-        unit = FIRST_BLOCK if self._link.product >= 32 * FIRST_BLOCK else FIRST_BLOCK // 2
-        stream = next((s for s in self._streams if s.seen <= start <= s.asked + unit), None)
-        if stream is None:
-            block = exact
-            if missing:
-                block = ByteRange(start // unit * unit, min(self._size, max(stop, -(-(start + 1) // unit) * unit)))
-            self._streams.insert(0, _Stream(stop, block.stop))
-            del self._streams[STREAMS:]
-            return Advice(block)
-        self._streams.remove(stream)
-        self._streams.insert(0, stream)
-        stream.seen = stop
-        if stop < stream.asked - stream.window // 2:
-            return Advice(exact)
-        most = max(1 << 20, min(2 * int(self._link.product), 16 << 20))
-        most = max(PAGE, min(most, self._largest or most, self._window // 2))
-        stream.window = min(most, 2 * max(stream.window, FIRST_BLOCK))
-        begin = max(stop, stream.asked)
-        stream.asked = min(self._size, begin + stream.window)
-        block = exact
+        """A read that was no plain hit: bytes of it were absent (`missing`), in flight, or a trap's."""
+        self._unexplained = False
+        if self._largest == 0:
+            return Advice(ByteRange(start, stop))
+        if self._hint == "random":
+            return Advice(self._clip(start, max(stop, start + self._least)))
+        product = self._link.product
+        unit = self._unit(product)
+        for index, run in enumerate(self._runs):
+            step = run.continues(start, stop, unit >> 1)
+            if step:
+                if index:
+                    del self._runs[index]
+                    self._runs.insert(0, run)
+                return self._run_on(run, step, start, stop, missing, product, unit)
+        for index, stride in enumerate(self._strides):
+            steps = stride.position(start, self._connections)
+            if steps:
+                if index:
+                    del self._strides[index]
+                    self._strides.insert(0, stride)
+                return self._stride_on(stride, steps, start, stop, missing, product)
+        if not missing:
+            return Advice(ByteRange(start, stop))
+        return self._begin(start, stop, product, unit)
+
+    # a read that nothing foretold
+
+    def _begin(self, start: int, stop: int, product: float, unit: int) -> Advice:
+        self._unexplained = True
+        size = stop - start
+        block = self._block(start, stop, unit)
+        run = Run(start, stop, block.start, block.stop)
+        found = self._finder.find(start, size, 2 * unit)
+        self._remember(run)
+        behind: list[ByteRange] = []
+        traps: list[int] = []
+        if found is not None:
+            distance, length, steps = found
+            stride = Stride(start, distance, length, steps)
+            self._strides.insert(0, stride)
+            for old in self._strides[STRIDES:]:
+                self._stride_survival.ended(old.steps)
+                if old.steps <= 2:
+                    self._finder.judge(old.distance, False)
+            del self._strides[STRIDES:]
+            self._ahead_of(stride, product, behind, traps)
+        else:
+            self._count(start, unit, product)
+            self._rent(start, block, product, unit, behind)
+            self._ahead(run, product, FIRST_CHANCE, behind, traps)
+        return Advice(block, tuple(behind), tuple(traps))
+
+    def _remember(self, run: Run) -> None:
+        runs = self._runs
+        runs.insert(0, run)
+        self._finder.began(run)
+        if len(runs) > ACTIVE_RUNS:
+            old = runs[ACTIVE_RUNS]
+            if not old.ended:
+                old.ended = True
+                self._survival.ended(old.length)
+            del runs[RUNS:]
+
+    def _unit(self, product: float) -> int:
+        base = min(USUAL_BLOCK, max(SMALLEST_BLOCK, 1 << (int(product / 32 * 1.4) | 1).bit_length() - 1))
+        return min(base << self._level, max(base, LARGEST_BLOCK))
+
+    def _block(self, start: int, stop: int, unit: int) -> ByteRange:
+        """What to fetch at once for a miss: what is absent of the block around it."""
+        if stop - start >= unit or self._bound < unit:
+            return self._clip(start, max(stop, min(start + self._least, start + self._bound)))
+        grain = unit if self._level else unit // 4
+        low = start // grain * grain
+        high = max(stop, low + unit)
+        low, high = max(0, low), min(self._size, high)
+        if low < start and not self._absent(low, start // PAGE * PAGE):
+            low = start // PAGE * PAGE
+        edge = -(-stop // PAGE) * PAGE
+        if high > edge and not self._absent(edge, high):
+            high = stop
+        return ByteRange(min(low, start), max(high, stop))
+
+    def _count(self, start: int, unit: int, product: float) -> None:
+        """Learn whether blocks are too small: whether, where one was fetched, its neighbour was missed later."""
+        index = start // unit
+        blocks = self._blocks
+        if index in blocks:
+            return
+        if index ^ 1 in blocks:
+            self._pairs += 1
+        blocks[index] = None
+        if len(blocks) > 4096:
+            del blocks[next(iter(blocks))]
+        share = self._pairs / len(blocks)
+        if self._pairs >= 2 and share > max(unit / product, 0.125) and 2 * unit <= max(product / 8, USUAL_BLOCK):
+            self._level += 1
+            self._blocks = dict.fromkeys(i >> 1 for i in blocks)
+            self._pairs = 0
+
+    def _rent(self, start: int, block: ByteRange, product: float, unit: int, behind: list[ByteRange]) -> None:
+        """Buy the largest region around `start` whose misses have cost enough."""
+        if self._largest is not None:
+            return
+        best: ByteRange | None = None
+        shift = max(18, unit.bit_length())
+        top = (self._size - 1).bit_length()
+        rents = self._rents
+        while True:
+            shift = min(shift, top)
+            key = (shift, start >> shift)
+            count = rents.get(key, 0) + 1
+            rents[key] = count
+            if count >= RENTS:
+                share = 1.0 if self._level >= 1 else max(0.25, min(1.0, 4 / count))
+                rent = count * product * self._slowness / share
+                low = start >> shift << shift
+                region = ByteRange(low, min(self._size, low + (1 << shift)))
+                if region.length <= self._window and rent >= self._absent_about(region, rent):
+                    best = region
+            if shift >= top:
+                break
+            shift += 2
+        if len(rents) > COUNTERS:
+            for key in [key for key, count in rents.items() if count == 1]:
+                del rents[key]
+            if len(rents) > COUNTERS // 2:
+                rents.clear()
+        if best is not None and best.length > block.length:
+            behind.append(ByteRange(block.stop, best.stop))
+            behind.append(ByteRange(best.start, block.start))
+
+    def _absent_about(self, region: ByteRange, limit: float) -> float:
+        """Bytes absent in a region; its length where that can't be less than `limit` by much."""
+        if region.length <= limit:
+            return region.length
+        return self._absent(*region) if region.length <= 4 * limit else region.length
+
+    # a run goes on
+
+    def _run_on(
+        self, run: Run, step: int, start: int, stop: int, missing: bool, product: float, unit: int
+    ) -> Advice:
+        before = run.length
+        if run.ended:
+            run.ended = False
+            self._survival.ended(before, -1)
+        run.goes_on(start, stop, step)
+        self._survival.went(before, run.length)
+        if run.count == 2:
+            self._count(start, unit, product)
+        if run.stride is not None:
+            run.stride.length = max(run.stride.length, run.length)
+        block = ByteRange(start, stop)
         if missing:
-            block = ByteRange(start, min(self._size, max(stop, start + unit)))
-        ahead = ByteRange(begin, stream.asked)
-        trap = (begin + stream.window // 2) // PAGE * PAGE
-        return Advice(block, (ahead,) if ahead.length > 0 else (), (trap,) if trap < stream.asked else ())
+            if step > 0:
+                block = self._clip(start, max(stop, start + min(unit, self._bound)))
+                run.edge = max(run.edge, block.stop)
+            else:
+                block = self._clip(min(start, stop - min(unit, self._bound)), stop)
+                run.edge = min(run.edge, block.start)
+        behind: list[ByteRange] = []
+        traps: list[int] = []
+        self._ahead(run, product, run.length, behind, traps)
+        return Advice(block, tuple(behind), tuple(traps))
+
+    def _ahead(self, run: Run, product: float, prior: float, behind: list[ByteRange], traps: list[int]) -> None:
+        """Ask for what is worth it beyond a run's last read. `prior`: the run's length, or the chance that it goes on
+        at all."""
+        length = max(run.length, 1)
+        most = min(max(MIB, 3 * product), self._bound // 2)
+        if self._hint == "sequential":
+            ahead = most
+        else:
+            ahead = 0.0
+            width = 32 * KIB
+            while width < most:
+                width = min(2 * width, int(most) + 1)
+                law = length / (length + width) if prior >= 1 else prior
+                chance = self._survival.chance(length, width, law)
+                if chance < WORTHWHILE or chance * product < (1 - chance) * width:
+                    break
+                ahead = width
+        if run.step >= 0:
+            have = run.edge - run.last
+            end = min(self._size, int(run.last + ahead) // PAGE * PAGE)
+            if have > ahead / 2 or end <= run.edge:
+                return
+            behind.append(ByteRange(run.edge, end))
+            trap = (run.last + end) // 2
+            run.edge = end
+        else:
+            have = run.last - run.edge
+            end = max(0, int(run.last - ahead) // PAGE * PAGE)
+            if have > ahead / 2 or end >= run.edge:
+                return
+            part = max(USUAL_BLOCK, (run.edge - end) // 4 // PAGE * PAGE)
+            at = run.edge
+            while at > end:
+                behind.append(ByteRange(max(end, at - part), at))
+                at -= part
+            trap = (run.last + end) // 2
+            run.edge = end
+        traps.append(trap // PAGE * PAGE)
+
+    # a stride goes on
+
+    def _stride_on(
+        self, stride: Stride, steps: int, start: int, stop: int, missing: bool, product: float
+    ) -> Advice:
+        before = stride.steps
+        stride.steps += steps
+        self._stride_survival.went(before, stride.steps)
+        self._finder.judge(stride.distance, True)
+        stride.asked = max(0, stride.asked - steps)
+        offset = (start - stride.anchor) - steps * stride.distance
+        stride.anchor = start if -PAGE <= offset < PAGE else stride.anchor + steps * stride.distance
+        stride.length = max(stride.length, stop - stride.anchor)
+        begin, end = self._element(stride, 0)
+        run = Run(stride.anchor, stop, begin, max(stop, end))
+        run.stride = stride
+        self._remember(run)
+        block = ByteRange(start, stop)
+        if missing:
+            block = self._clip(start, max(stop, end))
+        behind: list[ByteRange] = []
+        traps: list[int] = []
+        self._ahead_of(stride, product, behind, traps)
+        return Advice(block, tuple(behind), tuple(traps))
+
+    def _element(self, stride: Stride, k: int) -> tuple[int, int]:
+        """Where the k-th element after the anchor lies; what is longer than a page may be off by some bytes."""
+        start = stride.anchor + k * stride.distance
+        slack = 256 if stride.length > 4 * PAGE else 0
+        return start - slack, start + max(stride.length + slack, self._least)
+
+    def _ahead_of(self, stride: Stride, product: float, behind: list[ByteRange], traps: list[int]) -> None:
+        """Ask for the elements that are worth it."""
+        length = max(self._least, stride.length)
+        most = int(min(2 * self._connections, max(2.0, 3 * product / length), self._bound // 2 // length))
+        depth = 0
+        for ahead in range(1, most + 1):
+            chance = self._stride_survival.chance(stride.steps, ahead, stride.steps / (stride.steps + ahead))
+            if chance * product < (1 - chance) * length or (chance < WORTHWHILE and ahead * length > FREE):
+                break
+            depth = ahead
+        if stride.asked > depth / 2:
+            return
+        for k in range(stride.asked + 1, depth + 1):
+            begin, end = self._element(stride, k)
+            if begin >= self._size or end <= 0:
+                break
+            behind.append(self._clip(max(0, begin), end))
+            stride.asked = k
+        if stride.asked:
+            for k in {1, (stride.asked + 1) // 2}:
+                at = stride.anchor + k * stride.distance
+                if 0 <= at < self._size:
+                    traps.append(at // PAGE * PAGE)
+
+    def _clip(self, start: int, stop: int) -> ByteRange:
+        return ByteRange(max(0, start), min(self._size, stop))

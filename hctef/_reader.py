@@ -17,6 +17,7 @@ from hctef._cursor import LINE_BYTES, read_stop
 from hctef._http import Validator, parse_url
 from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
 from hctef._pages import PageTable
+from hctef._planner import Planner
 from hctef._ranges import PAGE, ByteRange, checked_range
 from hctef._readahead import NEVER, Readahead
 from hctef._remote import CLOSED, Remote
@@ -88,17 +89,22 @@ class Reader:
     def _attach(self, remote: Remote) -> None:
         """Read `remote` from now on."""
         remote.retain(self)
-        planner = remote.planner
         self._source = remote.source
         self._remote = remote
         self._pickled = None
-        self._bounded = remote.options.max_resident_bytes is not None
         self._readahead = Readahead(remote.options.readahead, remote.options.minimum_range_request_bytes)
         self._mark = None
-        self._bytes = planner.arena.bytes
-        self._rows = planner.pages.rows
-        self._epoch = planner.epoch
-        self._size = planner.size
+        self._point_at(remote.planner)
+        self._epoch = remote.planner.epoch
+        self._size = remote.size
+
+    def _point_at(self, planner: Planner) -> None:
+        """Where hits look."""
+        bounded = planner.options.max_resident_bytes is not None and planner.pager is None
+        data, rows = planner.arena.bytes, planner.pages.rows
+        self._bounded = bounded
+        self._bytes = data  # first: what the old table says is resident is there in either arena
+        self._rows = rows
 
     @classmethod
     def _sharing(cls, remote: Remote) -> Self:

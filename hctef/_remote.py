@@ -24,6 +24,7 @@ from hctef._drivers import Driver
 from hctef._http import Validator
 from hctef._opening import Opening
 from hctef._options import Options, UrlSource
+from hctef._paging import paging_support
 from hctef._planner import Cancelled, Planner
 from hctef._ranges import ByteRange
 from hctef._stats import Stats
@@ -112,11 +113,36 @@ class Remote:
         if last:
             self.driver.close(garbage=garbage)
 
+    # paging
+
+    @functools.cached_property
+    def paging(self) -> str:
+        """'fault': absent pages of an exported view are filled when they are touched; 'fill': before it is handed out."""
+        if self.options.paging == "auto":
+            return "fault" if paging_support() and not self._why_fill() else "fill"
+        return self.options.paging
+
+    def _why_fill(self) -> str | None:
+        from hctef.pager.wire import why_not  # noqa: PLC0415  # Linux only, and only where it is wanted
+
+        return why_not(self.source, self.options)
+
+    def page_by_fault(self) -> None:
+        """Have absent pages filled when they are touched, where there are any. Raises PagerError: it cannot be."""
+        if self.planner.pager is None and self.planner.pages.resident_bytes < self.size:
+            from hctef.pager.handover import page_by_fault  # noqa: PLC0415  # as above
+
+            page_by_fault(self.planner, self.source, self.driver.lock, self._repoint)
+
+    def _repoint(self) -> None:
+        for reader in list(self.readers):
+            reader._point_at(self.planner)
+
     # reading
 
-    def load(self, start: int, stop: int, ahead: int = 0) -> Interval | None:
-        """Make `[start, stop)` resident, pinned until `unpin`; what lies before `ahead` is fetched with it."""
-        pin: Interval | None = self._wait_for(self.planner.read(start, stop, ahead))
+    def load(self, start: int, stop: int) -> Interval | None:
+        """Make `[start, stop)` resident, pinned until `unpin`."""
+        pin: Interval | None = self._wait_for(self.planner.read(start, stop, hold=True))
         return pin
 
     def copy(self, start: int, stop: int, ahead: int = 0) -> bytes:
@@ -161,9 +187,7 @@ class Remote:
         return self.driver.iterate(self.planner.stream(start, stop))
 
     def evict(self, start: int, stop: int) -> None:
-        with self.driver.lock:
-            self._let_go()
-            self.planner.evict(start, stop)
+        self._wait_for(self.planner.discard(start, stop))
 
     def pin_forever(self) -> None:
         """All of the file is resident, and a view of it went out that nobody keeps account of."""
@@ -190,6 +214,8 @@ class Remote:
             for reader in self.readers:
                 total.hits += reader._hits
                 total.bytes_read += reader._hit_bytes
+            for name, count in self.planner.pages.counters().items():
+                setattr(total, name, getattr(total, name) + count)
         return total
 
     def _wait_for(self, generator: PlanGen[Any]) -> Any:

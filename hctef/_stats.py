@@ -23,6 +23,8 @@ class Stats:
     """Times that a reader waited for bytes which another was fetching already."""
     retries: int = 0
     """Requests sent again after a failure."""
+    faults: int = 0
+    """Touches of absent pages that the pager resolved."""
     evictions: int = 0
     """Runs of pages given back to the system."""
     seconds_waited: float = 0.0

@@ -8,7 +8,7 @@
 | `Fill` | copies bytes into the arena | None |
 | `Deliver` | hands bytes to whoever iterates over a stream | None |
 | `Sleep` | waits, or stops when the file is closed | None |
-| `Wait` | waits until a future is done | None |
+| `Wait` | waits until a future is done | its result |
 | `Call` | calls a function of the caller's | its result |
 | `FetchPlan` | runs the transfers of its claims, or waits for others' | None |
 
@@ -63,7 +63,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    future: Future[None]
+    future: Future[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,16 @@ class Requester:
         """The URL as last resolved; None before a callable was first asked."""
         return self._url
 
+    def adopt(self, url: Url, target: Url | None, validator: Validator, size: int, hidden: bool) -> None:
+        """Go on where another process's requester is: the file was opened there."""
+        self._url, self._target, self.validator = url, target, validator
+        self.size, self.size_hidden = size, hidden
+
+    @property
+    def target(self) -> Url | None:
+        """Where a redirect led last."""
+        return self._target
+
     def where(self, start: int | None = None, stop: int | None = None) -> str:
         """The file, and the range, for messages."""
         safe = self._url.safe if self._url else "(a URL that is not resolved yet)"

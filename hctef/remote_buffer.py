@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import mmap
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
 from hctef._cursor import sought, strided
 from hctef._options import BufferOptions, UrlSource
+from hctef._paging import paging_support
 from hctef._ranges import PAGE, checked_range
 from hctef._readahead import LARGEST_WINDOW
 from hctef._reader import SHIFT, SLOTS
-from hctef._remote import CLOSED
+from hctef._remote import CLOSED, Remote
 from hctef._sync_reader import SyncReader
 from hctef._views import array_extent, array_over, pinned_view
 from hctef.exceptions import PagerError
 from hctef.http_file import HttpFile
+
+log = logging.getLogger("hctef")
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -36,20 +40,22 @@ class RemoteBuffer(SyncReader):
     What is
     touched is fetched by Range requests, each byte at most once. Safe to share between threads.
 
-    In this version paging is always 'fill': an export of the whole buffer (`memoryview(buf)`, `np.frombuffer(buf)`)
-    fetches
-    all of it first, up to `max_export_bytes`; `view(a, b)` fetches just its range.
+    Where `paging` is 'fault' (Linux with userfaultfd, see `hctef.paging_support`), an export (`memoryview(buf)`,
+    `np.frombuffer(buf)`, `array(…)`) fetches nothing: the pages that are touched are fetched then, by a helper process,
+    and a touch that cannot be served within `fault_timeout` seconds is a SIGBUS, as with an mmap whose disk fails.
+    Where it is 'fill', an export fetches all of the buffer first, up to `max_export_bytes`. `view(a, b)` fetches its
+    range before it returns, in both.
 
     Args:
         url: an http(s) URL, or a callable that returns one and is asked again when the server says that it has expired.
         options: `BufferOptions`; their meaning and defaults stand at `hctef._options.Options`, `prefetch_bytes` is 0.
 
     Raises:
-        PagerError: `paging='fault'`, which this version does not have.
+        PagerError: `paging='fault'`, and this system does not allow it; `hctef.paging_support()` says why.
         HctefUrlError, TypeError, ValueError, HctefNetworkError and its kinds: as HttpFile.
     """
 
-    __slots__ = (*SLOTS, "_filled")
+    __slots__ = (*SLOTS, "_exported", "_filled")
 
     _kind = "RemoteBuffer"
     _known = frozenset(BufferOptions.__annotations__)
@@ -65,8 +71,8 @@ class RemoteBuffer(SyncReader):
 
     @property
     def paging(self) -> str:
-        """'fill': bytes are fetched before a view of them is handed out."""
-        return "fill"
+        """'fault': the pages of a view are fetched when they are touched; 'fill': before the view is handed out."""
+        return self._open().paging
 
     # indexing
 
@@ -280,7 +286,7 @@ class RemoteBuffer(SyncReader):
     def array(
         self, dtype: DTypeLike, shape: int | Sequence[int] | None = None, offset: SupportsIndex = 0, order: str = "C"
     ) -> NDArray[Any]:
-        """A read-only ndarray over the file's bytes from `offset` on, without a copy.
+        """A read-only ndarray over the file's bytes from `offset` on, without a copy; where paging is 'fault', lazy.
 
         Args:
             dtype: of the elements; no objects.
@@ -294,16 +300,37 @@ class RemoteBuffer(SyncReader):
         """
         remote = self._open()
         kind, dims, extent = array_extent(dtype, shape, offset, order, remote.size)
+        if remote.paging == "fault" and extent.length:
+            return array_over(self._export(remote)[extent.start : extent.stop], kind, dims, order)
         return array_over(pinned_view(remote, extent, remote.load(*extent)), kind, dims, order)
 
     def __buffer__(self, flags: int, /) -> memoryview:
-        """The buffer protocol (PEP 688): all of the file, read-only, fetched first."""
+        """The buffer protocol (PEP 688): all of the file, read-only; where paging is 'fill', fetched first."""
         if flags & inspect.BufferFlags.WRITABLE:
             raise BufferError("a RemoteBuffer is read-only")
         remote = self._open()
+        return self._export(remote) if remote.paging == "fault" else self._filled_view(remote)
+
+    def _export(self, remote: Remote) -> memoryview:
+        """All of the file; absent pages are filled when they are touched. Raises PagerError: that cannot be had."""
+        try:
+            remote.page_by_fault()
+        except PagerError:
+            if remote.options.paging == "fault":
+                raise
+            log.warning("paging by fault failed, filling instead", exc_info=True)
+            return self._filled_view(remote)
+        if remote.planner.pager is None:
+            return self._filled_view(remote)  # nothing is absent
+        view = remote.planner.arena.view(0, remote.size)
+        self._exported = view.obj  # np.ndarray(buffer=buf) keeps this object alone: so this keeps the mapping
+        return view
+
+    def _filled_view(self, remote: Remote) -> memoryview:
         if not self._filled:
             limit = remote.options.max_export_bytes
-            hint = "a view of all of it would be fetched first (paging is 'fill'): take buf.view(a, b)"
+            reason = paging_support().reason if not paging_support() else "the options say so, or do not allow else"
+            hint = f"a view of all of it would be fetched first (paging is 'fill': {reason}): take buf.view(a, b)"
             if remote.size > limit:
                 raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}")
             if remote.size > (remote.options.max_resident_bytes or remote.size):
@@ -353,9 +380,9 @@ class RemoteBuffer(SyncReader):
 
 
 def check_paging(options: Mapping[str, Any]) -> None:
-    """Raises PagerError: `paging='fault'`, which this version does not have."""
-    if options.get("paging") == "fault":
-        raise PagerError("paging='fault' is not there in this version of hctef; 'auto' and 'fill' are")
+    """Raises PagerError: `paging='fault'`, and the system does not allow it."""
+    if options.get("paging") == "fault" and not paging_support():
+        raise PagerError(f"paging='fault' is not possible here: {paging_support().reason}")
 
 
 HttpFile._buffer_class = RemoteBuffer

@@ -13,10 +13,11 @@ import hctef
 
 PACKAGE = Path(hctef.__file__).parent
 LAYERS = [
-    ["exceptions", "_ranges", "_memory", "_stats"],
-    ["_http", "_pages", "_intervals", "_arena", "_readahead", "_repr", "_cursor", "_options", "_retries"],
+    ["exceptions", "_ranges", "_memory", "_shared_memory", "_stats"],
+    ["_http", "_pages", "_intervals", "_arena", "_readahead", "_repr", "_cursor", "_options", "_retries", "_uffd", "_faulting", "_paging"],
     ["_steps", "_transfer", "_planner", "_opening"],
     ["_drivers", "_async_driver", "_proxies", "_urllib3", "_aiohttp"],
+    ["pager"],
     ["_remote", "_reader", "_sync_reader", "_views"],
     ["http_file", "remote_buffer", "aio"],
     ["_serve", "_demo", "cli", "__main__", "__init__"],

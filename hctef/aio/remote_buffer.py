@@ -12,7 +12,8 @@ from hctef._ranges import ByteRange, checked_range
 from hctef._views import array_extent, array_over, pinned_view
 from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
 from hctef.aio.http_file import AsyncHttpFile
-from hctef.remote_buffer import RemoteBuffer, check_paging
+from hctef.exceptions import PagerError
+from hctef.remote_buffer import RemoteBuffer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -31,7 +32,8 @@ class AsyncRemoteBuffer(AsyncReader):
     _known = frozenset(AsyncBufferOptions.__annotations__)
 
     def __init__(self, url: UrlSource, **options: Unpack[AsyncBufferOptions]) -> None:
-        check_paging(options)
+        if options.get("paging") not in (None, "auto", "fill"):
+            raise PagerError("paging='fault' is RemoteBuffer's: a fault would stop the event loop")
         self._prepare(url, options)
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class AsyncRemoteBuffer(AsyncReader):
 
     async def _view(self, extent: ByteRange) -> memoryview:
         remote = self._open()
-        return pinned_view(remote, extent, await self._await(remote.planner.read(*extent)))
+        return pinned_view(remote, extent, await self._await(remote.planner.read(*extent, hold=True)))
 
     def cursor(self) -> AsyncHttpFile:
         """A cursor on the same pages, at position 0: no request."""

@@ -1,0 +1,115 @@
+"""Memory that processes share: files without a path (memfd), their mappings, and what the mmap module leaves out.
+
+Linux only, and imported only where demand paging is wanted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+from collections.abc import Iterator
+
+_UNTRACKED = {"trackfd": False} if sys.version_info >= (3, 13) else {}  # no second descriptor for each mapping
+_PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; the os module has no fallocate with flags
+
+_NOWHERE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE; mmap has it from 3.13 on
+_FIXED_NOREPLACE = 0x100000
+_DONTFORK = 10
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+
+
+def memfd(name: str, size: int) -> int:
+    """A file of `size` bytes in memory, without a path, sparse. Raises OSError."""
+    fd = os.memfd_create(f"hctef-{name}", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def shared(fd: int, size: int, *, writable: bool) -> mmap.mmap:
+    """The first `size` bytes of a memfd, mapped for all processes that map it."""
+    prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, **_UNTRACKED)
+
+
+class _Buffer(ctypes.Structure):
+    """CPython's Py_buffer, of which only the address is of interest."""
+
+    _fields_ = [("buf", ctypes.c_void_p), ("rest", ctypes.c_byte * 256)]
+
+
+def address(owner: object) -> int:
+    """Where the bytes of an object with the buffer protocol begin. The caller keeps the object alive."""
+    view = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(owner), ctypes.byref(view), 0)
+    try:
+        return view.buf or 0
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+
+
+def punch(fd: int, start: int, length: int) -> None:
+    """Give the pages of a range of a memfd back to the system: whoever maps them finds them absent. Raises OSError."""
+    offsets = ctypes.c_int64(start), ctypes.c_int64(length)
+    while _libc.fallocate(fd, _PUNCH_HOLE, *offsets) < 0:
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, f"fallocate: {os.strerror(number)}")
+
+
+def populated(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The runs of pages that a memfd holds in `[start, stop)`: what is really there, whoever put it there."""
+    while start < stop:
+        try:
+            begin = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing from here to the end
+                return
+            raise
+        if begin >= stop:
+            return
+        start = min(stop, os.lseek(fd, begin, os.SEEK_HOLE))
+        yield begin, start
+
+
+def check_address_space(size: int) -> None:
+    """Raises OSError: this process may not have `size` bytes of address space more."""
+    _libc.munmap(ctypes.c_void_p(_map(None, size, 0, _NOWHERE, -1)), ctypes.c_size_t(size))
+
+
+def map_again(at: int, size: int, fd: int | None) -> None:
+    """Map a memfd read-only, or, for None, nothing that can be touched, at an address that must be free. Raises OSError."""
+    if fd is None:
+        found = _map(at, size, 0, _NOWHERE | _FIXED_NOREPLACE, -1)
+    else:
+        found = _map(at, size, mmap.PROT_READ, mmap.MAP_SHARED | _FIXED_NOREPLACE, fd)
+    if found != at:  # a kernel before 4.17 takes the address for a hint
+        _libc.munmap(ctypes.c_void_p(found), ctypes.c_size_t(size))
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _map(at: int | None, size: int, prot: int, flags: int, fd: int) -> int:  # mmap(2)'s own
+    found: int = _libc.mmap(ctypes.c_void_p(at), ctypes.c_size_t(size), prot, flags, fd, ctypes.c_int64(0))
+    if found == _FAILED:
+        raise _error()
+    return found
+
+
+def do_not_fork(at: int, size: int) -> None:
+    """Keep a mapping out of forked children. Raises OSError."""
+    if _libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), _DONTFORK) < 0:
+        raise _error()
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))

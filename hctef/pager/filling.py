@@ -1,0 +1,257 @@
+"""The pager's side of an arena: it is filled in other processes' memory, and never mapped here.
+
+A mapping of the memfd that is not registered with userfaultfd would make zeros of holes, so bytes go the other way: they
+are copied from this process's memory (`_uffd.copy`) into absent pages of whoever has them mapped. Whole pages are copied
+from the network's own buffer; parts of pages wait in a private mapping until the rest has come (`publish`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hctef import _uffd
+from hctef._arena import Buffer
+from hctef._memory import anonymous
+from hctef._pages import PageTable
+from hctef._ranges import PAGE
+from hctef._shared_memory import address, populated, punch
+
+REGION = 2 * 1024 * 1024
+"""The memory that one page of page tables maps, on x86-64 and with 4 KiB pages on others."""
+
+
+class FillingArena:
+    """See `hctef._arena.Arena`. Thread-safe where the ranges are disjoint."""
+
+    bytes: mmap.mmap
+
+    def __init__(self, size: int, base: int, memfd: int) -> None:
+        """`base`: where the arena lies in each of the processes. Takes over the descriptor."""
+        self.size = size
+        self.base = base
+        self.memfd = memfd
+        self.uffds: list[int] = []
+        """Of the processes that map it: the parent's, and forked children's. All of them share the pages."""
+        self.bytes = anonymous(size)
+        self._staging = address(self.bytes)
+        self._staged: set[int] = set()
+        self._watched: set[int] = set()
+        self.withheld: dict[int, Buffer] = {}
+        """Pages that came and are not handed over yet: a reader's fault there tells how far it is."""
+        self._regions: set[int] = set()
+        self._guard = threading.Lock()
+        self._using = 0
+        self._condemned: list[int] = []
+        """Descriptors to close when no thread is in the middle of a call with one: its number may be another's then."""
+        self._closed = False
+
+    @property
+    def overhead(self) -> int:
+        """Page tables, which stay until the mapping goes."""
+        return len(self._regions) * PAGE * len(self.uffds)
+
+    def fill(self, start: int, data: Buffer) -> None:
+        stop = start + len(data)
+        first, last = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
+        if first > last:  # inside one page
+            first = last = start
+        self._stage(start, data, 0, min(first, stop) - start)
+        if first < last:
+            self._copy(first, last, data, first - start)
+        if last < stop and last >= first:
+            self._stage(last, data, last - start, stop - start)
+
+    def _stage(self, at: int, data: Buffer, begin: int, end: int) -> None:
+        """`data[begin:end]`, a part of the page of `at`, waits for the rest."""
+        if begin < end:
+            self.bytes[at : at + end - begin] = data[begin:end]
+            self._staged.add(at // PAGE * PAGE)
+
+    def _copy(self, start: int, stop: int, data: Buffer, offset: int) -> None:
+        """Hand over whole pages `[start, stop)`, which lie at `offset` of `data`, but for one that is watched."""
+        if self._watched:
+            for page in sorted(page for page in list(self._watched) if start <= page < stop):
+                self._watched.discard(page)
+                at = page - start + offset
+                self.withheld[page] = bytes(data[at : at + PAGE])
+                self._send(start, page, data, offset)
+                offset, start = at + PAGE, page + PAGE
+        self._send(start, stop, data, offset)
+
+    def _send(self, start: int, stop: int, data: Buffer, offset: int) -> None:
+        if start < stop:
+            source = (
+                ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value if isinstance(data, bytes) else address(data)
+            )
+            self._copy_from(start, stop, (source or 0) + offset)
+
+    def _copy_from(self, start: int, stop: int, source: int) -> None:
+        self._regions.update(range(start // REGION, -(-stop // REGION)))
+        length = -(-(stop - start) // PAGE) * PAGE
+        filled = False
+        with self._use():
+            for uffd in list(self.uffds):
+                if filled:
+                    _uffd.wake(uffd, self.base + start, length)  # the pages are shared: it finds them
+                    continue
+                try:
+                    _uffd.copy(uffd, self.base + start, source, length)
+                    filled = True
+                except ProcessLookupError:
+                    self.drop(uffd)
+
+    def publish(self, start: int, stop: int) -> None:
+        for page in [page for page in list(self._staged) if start <= page < stop]:
+            self._staged.discard(page)
+            if page in self._watched:
+                self._watched.discard(page)
+                self.withheld[page] = self.bytes[page : page + PAGE].ljust(PAGE, b"\0")
+            else:
+                self._copy_from(page, page + PAGE, self._staging + page)
+            self.bytes.madvise(mmap.MADV_DONTNEED, page, PAGE)
+
+    def expect(self, start: int, stop: int) -> None:
+        """Nothing: what is not staged takes no memory here."""
+
+    # the reader's own fault tells how far it is
+
+    def watch(self, page: int) -> None:
+        """Withhold an absent page when it comes."""
+        self._watched.add(page)
+
+    def release(self, start: int, stop: int) -> bool:
+        """Hand over what is withheld of `[start, stop)`. Whether there was anything."""
+        for page in [page for page in list(self._watched) if start <= page < stop]:
+            self._watched.discard(page)
+        pages = [page for page in list(self.withheld) if start <= page < stop]
+        for page in pages:
+            data = self.withheld.pop(page, None)
+            if data is not None:
+                self._send(page, page + PAGE, data, 0)
+        return bool(pages)
+
+    # whoever is blocked
+
+    def holds(self, page: int) -> bool:
+        """Whether the page is in the memfd: the truth, which the page tables follow."""
+        return any(True for _ in populated(self.memfd, page, page + PAGE))
+
+    def found(self) -> Iterator[tuple[int, int]]:
+        """The runs of pages that are in the memfd."""
+        for start, stop in populated(self.memfd, 0, -(-self.size // PAGE) * PAGE):
+            self._regions.update(range(start // REGION, -(-stop // REGION)))
+            yield start, stop
+
+    def wake(self, start: int, stop: int) -> None:
+        with self._use():
+            for uffd in list(self.uffds):
+                _uffd.wake(uffd, self.base + start, -(-(stop - start) // PAGE) * PAGE)
+
+    def poison(self, start: int, stop: int) -> None:
+        """A touch of the absent pages of `[start, stop)` is a SIGBUS from now on, as after an I/O error of mmap's."""
+        try:
+            with self._use():
+                for uffd in list(self.uffds):
+                    _uffd.poison(uffd, self.base + start, stop - start)
+        except OSError:  # before Linux 6.6: all of the arena goes, for what is beyond a file's end is a SIGBUS too
+            os.ftruncate(self.memfd, 0)
+        self.wake(start, stop)
+
+    def add(self, uffd: int) -> None:
+        """One more process has it mapped."""
+        self.uffds.append(uffd)
+
+    def drop(self, uffd: int) -> None:
+        """The process of `uffd` is gone."""
+        with self._use():
+            if uffd in self.uffds:
+                self.uffds.remove(uffd)
+                self._condemned.append(uffd)
+
+    @contextmanager
+    def _use(self) -> Iterator[None]:
+        """Around calls with descriptors: none is closed meanwhile."""
+        with self._guard:
+            self._using += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._using -= 1
+                condemned: list[int] = []
+                if not self._using:
+                    condemned, self._condemned = self._condemned, []
+            for fd in condemned:
+                self.dropped(fd)
+
+    dropped: Callable[[int], None] = staticmethod(os.close)
+    """Closes a descriptor that is of no use any more. The loop that waits for it sets its own."""
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Never: the pager does not see the bytes that it brought."""
+        raise NotImplementedError
+
+    def evict(self, start: int, stop: int) -> None:
+        for page in [page for page in list(self.withheld) if start <= page < stop]:
+            self.withheld.pop(page, None)
+        with self._use():
+            if not self._closed:
+                punch(self.memfd, start, -(-(stop - start) // PAGE) * PAGE)
+
+    def close(self) -> None:
+        with self._use():
+            if not self._closed:
+                self._closed = True
+                self._condemned += [*self.uffds, self.memfd]
+                self.uffds.clear()
+
+
+COUNTERS = ("resident_bytes", "requests", "bytes_fetched", "retries", "waits", "evictions", "faults")
+_COUNTERS = struct.Struct(f"<{len(COUNTERS)}q")
+
+
+def table_bytes(size: int) -> int:
+    """The length of a shared page table: a byte a page, and the counters."""
+    return -(-size // PAGE) + _COUNTERS.size
+
+
+class MirroredPageTable(PageTable):
+    """The pager's own page table, and a copy of it that other processes look at. The copy is a hint: who finds a page in
+    it that was just evicted faults, and gets it."""
+
+    __slots__ = ("_mirror",)
+
+    def __init__(self, size: int, mirror: mmap.mmap) -> None:
+        super().__init__(size)
+        self._mirror = mirror
+
+    def mark(self, start: int, stop: int) -> None:
+        super().mark(start, stop)
+        self._copy(start, stop)
+
+    def clear(self, start: int, stop: int) -> None:
+        super().clear(start, stop)
+        self._copy(start, stop)
+
+    def _copy(self, start: int, stop: int) -> None:
+        first, last = start // PAGE, -(-stop // PAGE)
+        self._mirror[first:last] = self.rows[first:last]
+
+    def count_up(self, **counters: int) -> None:
+        """Show the counters."""
+        _COUNTERS.pack_into(self._mirror, self.count, *(counters[name] for name in COUNTERS))
+
+    def counted(self) -> dict[str, int]:
+        """What a pager before this one counted."""
+        return read_counters(self._mirror, self.count)
+
+
+def read_counters(table: mmap.mmap, count: int) -> dict[str, int]:
+    """The counters of the shared table of a file of `count` pages."""
+    return dict(zip(COUNTERS, _COUNTERS.unpack_from(table, count), strict=True))

@@ -1,0 +1,248 @@
+"""Resolver: from a fault to its bytes, for one file, in the worker.
+
+A fault tells an address → its page, and the 64 KiB around it → the readahead of the thread that faulted says what else →
+the planner claims what nobody fetches → the driver's threads transfer it → the arena copies it into the page, which
+wakes the thread. Nobody waits here: what fails is tried again, as a hard-mounted NFS does, until `fault_timeout` is over;
+then the page is poisoned, and the thread gets SIGBUS, as from an mmap whose disk fails.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hctef._drivers import Driver
+from hctef._http import Validator
+from hctef._intervals import Claim
+from hctef._planner import Cancelled, Planner
+from hctef._ranges import PAGE, ByteRange
+from hctef._readahead import Readahead
+from hctef._uffd import Fault
+from hctef._urllib3 import Urllib3Transport
+from hctef.exceptions import RemoteFileChangedError
+from hctef.pager import wire
+from hctef.pager.filling import FillingArena, MirroredPageTable
+
+FAULT_BYTES = 64 * 1024
+"""Fetched for a fault that fits no pattern: 4 KiB would cost as much time over any network, and, page by page, 4 KiB of
+page tables each."""
+
+FIRST_WINDOW = 1024 * 1024
+"""What a second consecutive fault is worth: each fault costs a thread's sleep and a request."""
+
+STREAMS = 64
+"""Threads whose faults are told apart."""
+
+SAY_AFTER, SAY_EVERY = 5.0, 30.0
+TRY_AGAIN, TRY_AGAIN_MOST = 0.25, 10.0
+"""Seconds."""
+
+
+@dataclass(slots=True)
+class _Blocked:
+    """A page that a thread waits for."""
+
+    since: float
+    say_at: float
+    again_at: float | None = None
+    """When to ask for it again, where that failed."""
+    failures: int = 0
+    why: str = "no answer yet"
+
+
+class _Driver(Driver):
+    """Tells when a transfer has failed: nobody waits for it who would raise its error."""
+
+    failed: Callable[[Claim, Exception], None]
+    arrived: Callable[[], None]
+
+    def _transfer(self, claim: Claim) -> None:
+        super()._transfer(claim)
+        self.arrived()
+        if claim.error is not None and not isinstance(claim.error, Cancelled):
+            self.failed(claim, claim.error)
+
+
+class Resolver:
+    """One file."""
+
+    def __init__(self, message: wire.Message, memfd: int, table: mmap.mmap) -> None:
+        """`message`: what `attach` says. Takes over the descriptor. Nothing is asked of a server yet."""
+        url, target, options = wire.unpack_source(message)
+        self.base: int = message["base"]
+        self.size: int = message["size"]
+        self.arena = FillingArena(self.size, self.base, memfd)
+        self.pages = MirroredPageTable(self.size, table)
+        self.planner = Planner(url.request, options, lambda _: self.arena)
+        self.planner.requester.adopt(url, target, Validator(**message["validator"]), self.size, message["hidden"])
+        self.planner.pages = self.pages
+        self.driver = _Driver(self.planner, Urllib3Transport(options))
+        self.driver.failed = self._failed
+        self.driver.arrived = self.show
+        self.options = options
+        self.failures: list[tuple[Claim, Exception]] = []
+        self.on_failure: Callable[[], None] = lambda: None
+        """Wakes the loop: `tick` is due."""
+        self._streams: OrderedDict[tuple[int, int], Readahead] = OrderedDict()
+        self._blocked: dict[int, _Blocked] = {}
+        self._faults = 0
+        self._before = self.pages.counted()
+        with self.driver.lock:
+            for start, stop in self.arena.found():
+                self.planner.took(ByteRange(start, min(stop, self.size)))
+        self.show()
+
+    # faults
+
+    def fault(self, uffd: int, fault: Fault) -> None:
+        """A thread is blocked. What it says may be old, or said twice."""
+        at = fault.address - self.base
+        page = at - at % PAGE
+        self._faults += 1
+        ahead = self._stream(uffd, fault.thread)
+        if self.arena.release(page, page + PAGE):
+            self._fetch_ahead(ahead, page)
+            return
+        if self.pages.rows[page // PAGE]:
+            if self.arena.holds(page):
+                self.arena.wake(page, page + PAGE)
+                return
+            with self.driver.lock:
+                self.pages.clear(page, page + PAGE)
+        if page not in self._blocked:
+            now = time.monotonic()
+            self._blocked[page] = _Blocked(now, now + SAY_AFTER)
+        self._demand(page, ahead, at)
+
+    def _stream(self, uffd: int, thread: int) -> Readahead:
+        key = (uffd, thread)
+        found = self._streams.get(key)
+        if found is None:
+            found = Readahead(self.options.readahead, FAULT_BYTES)  # SHIM
+            found.largest = min(found.largest, self.planner.window)
+            self._streams[key] = found
+            if len(self._streams) > STREAMS:
+                self._streams.popitem(last=False)
+        self._streams.move_to_end(key)
+        return found
+
+    def _demand(self, page: int, stream: Readahead | None = None, at: int = 0) -> None:
+        block = page - page % FAULT_BYTES
+        wanted = ByteRange(block, min(block + FAULT_BYTES, self.size))
+        more: tuple[ByteRange, ...] = ()
+        if stream is not None:
+            end = stream.missed(at, at + 1)  # SHIM
+            more = self._clipped((ByteRange(at, end),) if end > at + 1 else ())
+            self._watch(stream)
+        self.driver.run(self.planner.demand(wanted, more))
+
+    def _fetch_ahead(self, stream: Readahead, page: int) -> None:
+        """A reader came to the page that was withheld."""
+        got = stream.reached(page + PAGE)  # SHIM
+        more = self._clipped((got,) if got else ())
+        self._watch(stream)
+        if more:
+            self.driver.run(self.planner.prefetch(more, wait=False))
+
+    def _watch(self, stream: Readahead) -> None:
+        """Have the page withheld that tells when to fetch the next window, unless it is there already."""
+        at = stream.mark  # SHIM
+        if at is None or not 0 <= at < self.size:
+            return
+        page = at - at % PAGE
+        if not self.pages.rows[page // PAGE] and page not in self._blocked:
+            self.arena.watch(page)
+
+    def _clipped(self, ranges: tuple[ByteRange, ...]) -> tuple[ByteRange, ...]:
+        found = (
+            ByteRange(max(0, start - start % PAGE), min(self.size, -(-stop // PAGE) * PAGE)) for start, stop in ranges
+        )
+        return tuple(extent for extent in found if extent.start < extent.stop)
+
+    # patience
+
+    def _failed(self, claim: Claim, error: Exception) -> None:
+        """In a transfer's thread."""
+        self.failures.append((claim, error))
+        self.on_failure()
+
+    def tick(self) -> float | None:
+        """Do what is due. Returns the seconds until something will be, None where nobody is blocked."""
+        now = time.monotonic()
+        failures, self.failures = self.failures, []
+        for page, blocked in list(self._blocked.items()):
+            if self.pages.rows[page // PAGE] and page not in self.arena.withheld:
+                del self._blocked[page]
+                continue
+            for claim, error in failures:
+                if claim.start <= page < claim.stop:
+                    blocked.why = str(error)
+                    blocked.failures += 1
+                    blocked.again_at = now + min(TRY_AGAIN_MOST, TRY_AGAIN * 2**blocked.failures)
+                    if isinstance(error, RemoteFileChangedError):
+                        self._give_up(page, blocked, now)
+                        break
+            else:
+                self._look_at(page, blocked, now)
+        return 0.5 if self._blocked else None
+
+    def _look_at(self, page: int, blocked: _Blocked, now: float) -> None:
+        if now - blocked.since >= self.options.fault_timeout:
+            self._give_up(page, blocked, now)
+            return
+        if now >= blocked.say_at:
+            blocked.say_at = now + SAY_EVERY
+            rest = self.options.fault_timeout - (now - blocked.since)
+            self._say(page, blocked, f"waiting for {now - blocked.since:.0f} s, SIGBUS in {rest:.0f} s")
+        if blocked.again_at is not None and now >= blocked.again_at:
+            blocked.again_at = None
+            self._demand(page)
+
+    def _give_up(self, page: int, blocked: _Blocked, now: float) -> None:
+        del self._blocked[page]
+        self._say(page, blocked, f"gave up after {now - blocked.since:.0f} s: a touch of them is a SIGBUS")
+        self.arena.poison(page, page + PAGE)
+
+    def _say(self, page: int, blocked: _Blocked, what: str) -> None:
+        where = self.planner.requester.where(page, min(page + PAGE, self.size))
+        why = blocked.why.removeprefix(f"{self.planner.requester.where()}").lstrip(": ")
+        os.write(2, f"hctef: {where}: {what} ({why})\n".encode(errors="backslashreplace"))
+
+    # what is asked for in words
+
+    def read(self, extent: ByteRange, ahead: int, *, hold: bool) -> Any:
+        """Make a range resident. Returns the pin that keeps it so, where `hold`."""
+        pin = self.driver.run(self.planner.read(*extent, ahead))
+        self.arena.release(*extent)
+        if not hold:
+            self.let_go(pin)
+            return None
+        return pin
+
+    def prefetch(self, ranges: list[ByteRange], *, wait: bool) -> int:
+        return self.driver.run(self.planner.prefetch(ranges, wait=wait))
+
+    def evict(self, extent: ByteRange) -> None:
+        with self.driver.lock:
+            self.planner.evict(*extent)
+        self.show()
+
+    def let_go(self, pin: Any) -> None:
+        with self.driver.lock:
+            self.planner.unpin(pin)
+
+    def show(self) -> None:
+        """The counters, where other processes see them."""
+        stats, before = self.planner.stats, self._before
+        counted = {name: before[name] + getattr(stats, name) for name in before if hasattr(stats, name)}
+        counted["faults"] = before["faults"] + self._faults
+        self.pages.count_up(**counted | {"resident_bytes": self.pages.resident_bytes})
+
+    def close(self) -> None:
+        self.driver.close()
+        self.arena.close()
