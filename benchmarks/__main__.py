@@ -1,0 +1,112 @@
+"""The command line: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import data, report
+from benchmarks.adapters import ADAPTERS
+from benchmarks.links import LINKS, LinksUnavailableError, Network, missing
+from benchmarks.runner import Run, Settings, command_line, describe, measure
+from benchmarks.workloads import WORKLOADS
+
+RESULTS = Path(__file__).with_name("results")
+DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+
+QUICK_WORKLOADS = ("W2", "W3", "W4", "W6", "W8", "W9", "W10", "W12")
+QUICK_LIBRARIES = ("hctef", "gdal", "urllib3", "download", "curl", "clairvoyant", "BytesIO")
+
+
+def _names(known: Iterable[str], what: str) -> Callable[[str], list[str]]:
+    known = list(known)
+
+    def parse(text: str) -> list[str]:
+        if text == "all":
+            return known
+        names = [name for name in text.split(",") if name]
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"no {what} {name!r}: there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure hctef and its peers, each in a fresh process, over emulated links. "
+        "`python -m benchmarks report RESULTS.json...` writes docs/performance.md out of saved results.",
+        epilog="workloads: " + "; ".join(f"{name}: {workload.title}" for name, workload in WORKLOADS.items()),
+    )
+    parser.add_argument("--links", type=_names(LINKS, "link"), help="comma-separated, of raw, b20, c80; or all")
+    parser.add_argument("--workloads", type=_names(WORKLOADS, "workload"), help="comma-separated, or all")
+    parser.add_argument("--libraries", type=_names(ADAPTERS, "library"), help=f"of {', '.join(ADAPTERS)}; or all")
+    parser.add_argument("--repeat", type=int, help="rounds (default: 3 on raw, 1 on the others, whose times vary less)")
+    parser.add_argument(
+        "--patience", type=float, default=40.0, help="seconds that a measurement may take (default: 40)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a subset, once: do the benchmarks still run?")
+    parser.add_argument("--output", type=Path, help="where the results go (default: benchmarks/results/DATE.json)")
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    links = options.links
+    if links is None:
+        links = ["raw", "b20"] if options.quick else list(LINKS)
+        if lacking := missing():
+            print(f"only the link raw: the others need {', '.join(lacking)}", file=sys.stderr)
+            links = ["raw"]
+    settings = Settings(
+        links=links,
+        workloads=options.workloads or (QUICK_WORKLOADS if options.quick else list(WORKLOADS)),
+        libraries=options.libraries or (QUICK_LIBRARIES if options.quick else list(ADAPTERS)),
+        repeat={link: options.repeat or (3 if link == "raw" and not options.quick else 1) for link in links},
+        patience=options.patience,
+    )
+    run = Run(command=command_line(arguments), machine=describe())
+    output = options.output or RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    print("making the files that are read, where they aren't there yet", file=sys.stderr)
+    folder = data.make()
+    with Network(folder, links) as network:
+        run.links = network.check()
+        for name, measured in run.links.items():
+            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in measured.items()), file=sys.stderr)
+        try:
+            for measurement in measure(network, settings):
+                run.measurements.append(measurement)
+                run.versions.setdefault(measurement.library, measurement.version)
+                print(report.line(measurement), file=sys.stderr)
+        except KeyboardInterrupt:
+            print("interrupted: what was measured so far follows", file=sys.stderr)
+        finally:
+            run.save(output)
+    print(report.document(run))
+    print(f"saved in {output}", file=sys.stderr)
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run, or report."""
+    if arguments[:1] == ["report"]:
+        parser = argparse.ArgumentParser(prog="python -m benchmarks report")
+        parser.add_argument("results", nargs="+", type=Path, help="saved by earlier runs")
+        parser.add_argument("--document", type=Path, default=DOCUMENT, help="what to write (default: %(default)s)")
+        options = parser.parse_args(arguments[1:])
+        report.write([Run.load(path) for path in options.results], options.document)
+        print(f"wrote {options.document}")
+        return 0
+    return _run(arguments)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except LinksUnavailableError as error:
+        sys.exit(f"benchmarks: {error}")

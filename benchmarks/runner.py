@@ -1,0 +1,200 @@
+"""Runs measurements: each in a fresh process on its link, libraries in turns; the server says what each cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.adapters import ADAPTERS, Adapter
+from benchmarks.links import LINKS, Network, Served
+from benchmarks.worker import IMPORT, MARK
+from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads.base import Workload
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(slots=True, kw_only=True)
+class Measurement:
+    """One library, once."""
+
+    link: str
+    workload: str
+    library: str
+    round: int
+    status: str
+    """'ok', 'failed', 'unavailable' or 'timeout'."""
+    seconds: float = 0.0
+    """What counts, per operation; for a timeout the time that was allowed."""
+    open_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    memory: int = 0
+    """Peak resident bytes of the process; for W12 what the import added."""
+    requests: int = 0
+    bytes: int = 0
+    connections: int = 0
+    note: str = ""
+    version: str = ""
+
+
+@dataclass(slots=True)
+class Run:
+    """All that is saved."""
+
+    command: str
+    date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    machine: str = ""
+    links: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    measurements: list[Measurement] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """What `save` wrote."""
+        read = json.loads(path.read_text())
+        read["measurements"] = [Measurement(**measurement) for measurement in read["measurements"]]
+        return cls(**read)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    links: Sequence[str]
+    workloads: Sequence[str]
+    libraries: Sequence[str]
+    repeat: dict[str, int]
+    """Rounds, by link."""
+    patience: float
+    """Seconds that one measurement may take. A library that once took longer is left out of later rounds."""
+
+
+def describe() -> str:
+    """This machine, in a line."""
+    model = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else ""
+    parts = (
+        f"{os.cpu_count()} cores",
+        model,
+        platform.system(),
+        platform.release(),
+        f"CPython {platform.python_version()}",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _parse(out: str) -> dict[str, Any] | None:
+    for line in reversed(out.splitlines()):
+        if line.startswith(MARK):
+            parsed: dict[str, Any] = json.loads(line.removeprefix(MARK))
+            return parsed
+    return None
+
+
+def _command(workload: Workload, adapter: Adapter, url: str, path: Path) -> list[str]:
+    if workload.name == "W12":
+        old = [str(Path(sys.prefix) / "peers" / "hctef-0.4.1")] if "0.4.1" in adapter.name else []
+        return [sys.executable, "-I", "-c", IMPORT.format(path=old, statement=adapter.imports, mark=MARK)]
+    job = {"workload": workload.name, "library": adapter.name, "url": url, "path": str(path)}
+    return [sys.executable, "-m", "benchmarks.worker", json.dumps(job)]
+
+
+def _perform(command: Sequence[str], patience: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="hctef-bench-", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": folder},  # a library's cache on disk goes with its process
+            start_new_session=True,
+        )
+        try:
+            out, err = process.communicate(timeout=patience + 5)
+        except subprocess.TimeoutExpired:
+            return {"status": "timeout", "seconds": patience}
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+    result = _parse(out)
+    if result is None:
+        last = err.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        status = "unavailable" if "ModuleNotFoundError" in last[0] else "failed"
+        return {"status": status, "note": last[0][:200]}
+    if result["status"] == "ok" and result["seconds"] > patience:
+        result["note"] = "over the patience"
+    return result
+
+
+def _served(network: Network, link: str, word: str) -> Served:
+    """Once the server knows that clients have gone: nginx logs a request when it ends."""
+    total = Served(0, 0, 0)
+    for _ in range(20):
+        time.sleep(0.02 + LINKS[link].round_trip)
+        more = network.served(word)
+        total = Served(
+            total.requests + more.requests, total.bytes + more.bytes, max(total.connections, more.connections)
+        )
+        if not more.requests:
+            break
+    return total
+
+
+def measure(network: Network, settings: Settings) -> Iterator[Measurement]:
+    """Every measurement, as it is made: link by link, workload by workload, round by round, library by library."""
+    hopeless: set[tuple[str, str, str]] = set()
+    count = 0
+    for link in settings.links:
+        for name in settings.workloads:
+            workload = WORKLOADS[name]
+            if workload.links is not None and link not in workload.links:
+                continue
+            libraries = [ADAPTERS[library] for library in settings.libraries]
+            libraries = [
+                adapter for adapter in libraries if workload.accepts(adapter) and not (adapter.local and link != "raw")
+            ]
+            for turn in range(settings.repeat[link]):
+                shift = turn * 7 % max(len(libraries), 1)  # nobody always comes after the same one
+                for adapter in libraries[shift:] + libraries[:shift]:
+                    if (link, name, adapter.name) in hopeless:
+                        continue
+                    count += 1
+                    word = f"{link}-{name}-{adapter.name}-{turn}-{count}"
+                    url = network.url(link, word, workload.file)
+                    command = _command(workload, adapter, url, network.data / workload.file)
+                    result = _perform([*network.command(link), *command], settings.patience)
+                    served = _served(network, link, word)
+                    measurement = Measurement(
+                        link=link, workload=name, library=adapter.name, round=turn, **(asdict(served) | result)
+                    )
+                    if measurement.status != "ok":
+                        hopeless.add((link, name, adapter.name))
+                    yield measurement
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """How this run was started."""
+    return shlex.join(["python", "-m", "benchmarks", *arguments])
