@@ -5,52 +5,56 @@ how many bytes a round trip is worth: whoever can save one by fetching less than
 
 As BBR does (Cardwell et al., CACM 2017), the round trip is the least of the recent ones, since all that disturbs it
 (a connection set up, a queue, a busy server) makes it longer; and the bandwidth is about the greatest of the recent
-rates, since all that disturbs it (slow start, a reader that pauses) makes it lower. A round trip seen while the line
-is busy contains our own queue. It counts only where it is shorter: otherwise a deep queue would look like a long line,
-which asks for a deeper queue.
+rates, since all that disturbs it (slow start, a reader that pauses) makes it lower. A round trip that our own bytes
+before it in the queue explain is none: otherwise a deep queue would look like a long line, which asks for a deeper one.
 
 A rate is measured as in packet trains (Keshav, SIGCOMM 1991; Dovrolis et al., INFOCOM 2001). A receive that had to
 wait leaves the socket's buffer empty. So what came between the ends of two such receives is what the network
-delivered in just that time; what a receive finds there without waiting shows the speed of memory. Where receives hardly
-ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good enough.
+delivered in just that time; what a receive finds there without waiting shows the speed of memory. A wait for about a
+round trip is the pause between two flights of slow start: a span that contains one proves the line fast, never slow.
+Where receives hardly ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good
+enough.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 WAITED = 100e-6
 """Seconds: a receive that took longer had to wait. Copying 256 KiB takes a quarter of it."""
 
 SPAN = 64 * 1024
-"""Bytes that a rate is measured over, at least: less is one burst of the network card."""
+"""Bytes that the rate of one connection is measured over, at least: less is one burst of the network card."""
 
-PRIOR_ROUND_TRIP = 0.03
-PRIOR_BANDWIDTH = 32e6
-"""Bytes/s. What is assumed before anything was measured: a broadband line, where a round trip is worth about 1 MiB."""
+LEAST_SUM = 0.02
+"""Seconds that the rate of all connections is measured over, at least: what waits in several sockets' buffers may
+come in a burst of memory's speed."""
+
+PRIOR_ROUND_TRIP, PRIOR_BANDWIDTH = 0.03, 64e6
+"""Seconds, bytes/s: what is assumed before anything was measured, so that a round trip is worth about 2 MB."""
 
 RECENT = 16
 """Round trips and rates remembered."""
 
-LONG_TRAIN = 20
-"""Round trips after which no connection is in slow start any more: from 14 KB it has doubled to any rate by then."""
-
 
 class Link:
-    """What is known of the line to a server. Fed by several threads: a lost sample harms nothing."""
+    """What is known of the line to a server. Fed by several threads: a sample lost between them harms nothing."""
 
-    __slots__ = ("_bytes", "_carry", "_known", "_mark", "_rates", "_sums", "_trips", "bandwidth", "round_trip")
+    __slots__ = ("_broken", "_history", "_last", "_mark", "_rates", "_sums", "_total", "_trips", "bandwidth", "round_trip")
 
     def __init__(self) -> None:
         self.round_trip = PRIOR_ROUND_TRIP
         """Seconds from a request to the head of its response."""
         self.bandwidth = PRIOR_BANDWIDTH
         """Bytes/s."""
-        self._trips: list[float] = []
-        self._rates: list[float] = []
-        self._sums: list[float] = []
-        self._known = 0  # bytes received ever; few of them prove no line slow
-        self._mark = 0.0  # when the sum over all trains began
-        self._bytes = 0
-        self._carry = 0.0  # rate of the last sum, to tell a busy line
+        self._trips: deque[float] = deque(maxlen=RECENT)
+        self._rates: deque[float] = deque(maxlen=RECENT)  # of single connections
+        self._sums: deque[float] = deque(maxlen=RECENT)  # of all together
+        self._total = 0  # bytes received ever
+        self._last = 0.0  # when the last of them came
+        self._mark = (0.0, 0)  # when the present sum began, and the total then
+        self._broken = True  # there was a pause in the present sum
+        self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=64)  # totals, every quarter of a round trip
 
     @property
     def product(self) -> float:
@@ -60,66 +64,69 @@ class Link:
     def answered(self, seconds: float) -> None:
         """A response's head came so long after its request was sent (or its connection was begun)."""
         trips = self._trips
-        if trips and seconds > self.round_trip and self._carry > self.bandwidth / 2:
-            return  # it queued behind our own bytes
+        if trips and seconds > self.round_trip:
+            since = self._last - seconds
+            before = next((total for at, total in reversed(self._history.copy()) if at <= since), 0)
+            if self._total - before > (seconds - self.round_trip) * self.bandwidth / 2:
+                return  # it queued behind our own bytes
         trips.append(seconds)
-        if len(trips) > RECENT:
-            del trips[0]
-        self.round_trip = min(trips)
+        self.round_trip = max(1e-6, min(trips.copy()))
 
     def train(self) -> Train:
         """What to tell about the body that follows."""
         return Train(self)
 
+    def arrived(self, ended: float, count: int, waited: bool) -> None:
+        """Bytes came on any connection: together they may fill a line that one of them does not."""
+        self._total += count
+        pause, self._last = ended - self._last, ended
+        if pause > self.round_trip / 4:
+            self._broken = True
+            if pause > 2 * max(self.round_trip, LEAST_SUM):
+                self._mark = (ended, self._total)
+                return
+        if ended - self._history[-1][0] > self.round_trip / 4:
+            self._history.append((ended, self._total))
+        elapsed = ended - self._mark[0]
+        if waited and elapsed >= LEAST_SUM:
+            rate = (self._total - self._mark[1]) / elapsed
+            if not self._broken or rate > self.bandwidth:
+                self._note(self._sums, rate)
+            self._mark, self._broken = (ended, self._total), False
+
     def rate(self, value: float) -> None:
-        """One connection's bytes came at this rate."""
+        """A connection's bytes came at this rate."""
         self._note(self._rates, value)
 
-    def count(self, ended: float, count: int, waited: bool) -> None:
-        """Bytes came on any connection: together they may fill a line that one of them does not."""
-        self._known += count
-        elapsed = ended - self._mark
-        if elapsed > 4 * max(self.round_trip, 0.02) or elapsed < 0:
-            self._mark, self._bytes, self._carry = ended, 0, 0.0  # a pause: nothing was asked for
-            return
-        self._bytes += count
-        if waited and self._bytes >= SPAN and elapsed >= max(self.round_trip, 0.02):
-            self._carry = self._bytes / elapsed
-            self._note(self._sums, self._carry)
-            self._mark, self._bytes = ended, 0
-
-    def _note(self, rates: list[float], value: float) -> None:
+    def _note(self, rates: deque[float], value: float) -> None:
         rates.append(value)
-        if len(rates) > RECENT:
-            del rates[0]
-        found = max(_second(self._rates), _second(self._sums))
-        # Few bytes prove a line fast, never slow: the first ones come in slow start.
-        self.bandwidth = found if found > self.bandwidth or self._known > 1 << 20 else self.bandwidth
+        self.bandwidth = max(1.0, _second(self._rates), _second(self._sums))
 
 
-def _second(rates: list[float]) -> float:
-    """The second largest: one outlier is none of the line's doing."""
-    return sorted(rates)[-2] if len(rates) > 1 else 0.0
+def _second(rates: deque[float]) -> float:
+    """The second largest, as one outlier is none of the line's doing; a single one is all that is known."""
+    return sorted(rates.copy())[-2:][0] if rates else 0.0
 
 
 class Train:
     """The receives of one body."""
 
-    __slots__ = ("_began", "_bytes", "_link", "_mark", "_seen", "_total")
+    __slots__ = ("_began", "_broken", "_bytes", "_link", "_looked", "_mark", "_total")
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._began = -1.0
         self._mark = -1.0  # the end of the last receive that waited
         self._bytes = 0  # since then
+        self._broken = False  # there was a pause since then
         self._total = 0
-        self._seen = 0  # of the total when the lower bound was looked at
+        self._looked = 0  # at this total, at the lower bound
 
     def received(self, began: float, ended: float, count: int) -> None:
         """A read of the body was called, returned, and brought `count` bytes."""
-        link = self._link
-        waited = ended - began > WAITED
-        link.count(ended, count, waited)
+        link, wait = self._link, ended - began
+        waited = wait > WAITED
+        link.arrived(ended, count, waited)
         self._total += count
         if self._began < 0:
             self._began = began
@@ -128,15 +135,17 @@ class Train:
             return
         self._bytes += count
         if waited:
-            if self._mark >= 0 and self._bytes >= SPAN:
+            if wait > link.round_trip / 4:
+                self._broken = True
+            if self._mark >= 0:
+                if self._bytes < SPAN:
+                    return
                 rate = self._bytes / (ended - self._mark)
-                if rate > link.bandwidth or ended - self._began > LONG_TRAIN * link.round_trip:
+                if not self._broken or rate > link.bandwidth:
                     link.rate(rate)
-            elif self._mark >= 0:
-                return  # too short a span: it goes on
-            self._mark, self._bytes = ended, 0
-        elif self._total - self._seen >= 2 * SPAN:
-            self._seen = self._total
+            self._mark, self._bytes, self._broken = ended, 0, False
+        elif self._total - self._looked >= 4 * SPAN:
+            self._looked = self._total
             # What was there when reading began was asked for a round trip before.
             rate = self._total / (ended - self._began + link.round_trip)
             if rate > link.bandwidth:

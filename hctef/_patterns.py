@@ -16,6 +16,9 @@ FIRST_CHANCE = 0.1
 """That a first read goes on, before the file has shown any: most do not, and the second read tells."""
 
 
+HALF = PAGE // 2
+
+
 class Survival:
     """Of those patterns that reached a length, how many reached which."""
 
@@ -46,10 +49,13 @@ class Survival:
 class Run:
     """Reads that go on where the ones before ended, or nearly."""
 
-    __slots__ = ("count", "edge", "ended", "first", "last", "length", "low", "size", "step", "stride")
+    __slots__ = ("count", "edge", "ended", "first", "last", "length", "low", "size", "start", "step", "stride")
 
     def __init__(self, start: int, stop: int, low: int, high: int) -> None:
+        self.start = start
+        """Of its first read."""
         self.first = start
+        """Where it begins: behind its first read, if it goes backward."""
         self.size = stop - start
         """Of its first read."""
         self.last = stop
@@ -117,13 +123,14 @@ class Stride:
 
 
 class Strides:
-    """Finds them: three equal steps of equally long first reads among the last ones, whatever came between."""
+    """Finds them: three equal steps of about equally long first reads among the last ones, whatever came between."""
 
-    __slots__ = ("_at", "_count", "_order", "bad", "good")
+    __slots__ = ("_at", "_count", "_order", "_recent", "bad", "good")
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._at: dict[int, Run] = {}  # page: the run that began there
+        self._at: dict[int, Run] = {}  # (start +- half a page) // PAGE: the run that began there
+        self._recent: dict[int, list[int]] = {}  # by length in pages: where runs began
         self._order: list[Run] = []
         self.good: dict[int, int] = {}
         """Distances in pages that were right so often."""
@@ -131,33 +138,42 @@ class Strides:
 
     def began(self, run: Run) -> None:
         """A run began."""
-        self._at[run.first // PAGE] = run
+        start = run.first
+        self._at[(start - HALF) // PAGE] = self._at[(start + HALF) // PAGE] = run
+        self._recent.setdefault(run.size // PAGE, []).append(start)
         self._order.append(run)
         if len(self._order) > self._count:
             old = self._order.pop(0)
-            if self._at.get(old.first // PAGE) is old:
-                del self._at[old.first // PAGE]
+            recent = self._recent[old.size // PAGE]
+            del recent[0]
+            if not recent:
+                del self._recent[old.size // PAGE]
+            for key in ((old.start - HALF) // PAGE, (old.start + HALF) // PAGE):
+                if self._at.get(key) is old:
+                    del self._at[key]
 
     def find(self, start: int, size: int, least: int) -> tuple[int, int, int] | None:
         """The distance of at least `least` at which a read at `start` is the third, the length, and the steps so
         far."""
-        at = self._at
-        for run in reversed(self._order):
-            distance = start - run.first
-            if (distance if distance > 0 else -distance) < least or not -PAGE < run.size - size < PAGE:
+        starts = self._recent.get(size // PAGE)
+        if starts is None:
+            return None
+        get = self._at.get
+        for first in reversed(starts):
+            other = get((2 * first - start) // PAGE)
+            if other is None:
                 continue
+            distance = start - first
+            off = other.start + distance - first
+            if -PAGE < off < PAGE and abs(distance) >= least and other.size // PAGE == size // PAGE:
+                key = distance // PAGE
+                if self.bad.get(key, 0) < 2:
+                    return distance, max(size, min(self._at[(first - HALF) // PAGE].length, other.length)), 2
+        for first in reversed(starts) if self.good else ():
+            distance = start - first
             key = distance // PAGE
-            if key in self.good:
-                return distance, max(size, run.length), min(3, self.good[key])
-            page = (run.first - distance) // PAGE
-            for other in (at.get(page), at.get(page + 1), at.get(page - 1)):
-                if (
-                    other is not None
-                    and -PAGE < other.first + distance - run.first < PAGE
-                    and -PAGE < other.size - size < PAGE
-                    and self.bad.get(key, 0) < 2  # noqa: PLR2004
-                ):
-                    return distance, max(size, min(run.length, other.length)), 2
+            if key in self.good and abs(distance) >= least:
+                return distance, max(size, self._at[(first - HALF) // PAGE].length), min(3, self.good[key])
         return None
 
     def judge(self, distance: int, right: bool) -> None:

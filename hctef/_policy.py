@@ -28,9 +28,17 @@ from hctef._ranges import PAGE, ByteRange
 
 KIB, MIB = 1 << 10, 1 << 20
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 16 * KIB, 512 * KIB
-USUAL_BLOCK = 64 * KIB
-"""The largest one without evidence for more: it is what a random read costs at most."""
+SMALLEST_BITS, LARGEST_BITS = 14, 19
+"""Of a block: 16 KiB to 512 KiB."""
+USUAL_LEVEL = 2
+USUAL_BLOCK = 1 << SMALLEST_BITS + USUAL_LEVEL
+"""64 KiB: the largest one without evidence for more, since it is what a random read costs at most."""
+FEW = 4
+"""Misses that teach nothing."""
+MISSES = 4096
+"""Misses after which all is learnt anew."""
+CLEARLY = 0.9
+"""What must be cheaper than what is must be clearly so."""
 
 RUNS = 24
 """Remembered as going on: as many columns may be read side by side."""
@@ -89,11 +97,11 @@ class Policy:
         self._strides: list[Stride] = []  # latest first
         self._stride_survival = Survival()
         self._finder = Strides(RECENT)
-        self._level = 0  # of the block, above the usual
-        self._blocks: dict[int, None] = {}  # of the present level, fetched for misses
-        self._pairs = 0
+        self._grids: list[dict[int, None]] = [{} for _ in range(LARGEST_BITS - SMALLEST_BITS + 1)]
+        self._grown = 0  # levels of a block above the usual
         self._rents: dict[tuple[int, int], int] = {}
         self._bought: list[ByteRange] = []
+        self._again = 0
         self._unexplained = False
         self._slowness = 1.0  # a miss's usual wait in round trips
 
@@ -102,7 +110,7 @@ class Policy:
     @property
     def piece(self) -> int:
         """The largest single background request, bytes."""
-        return max(256 * KIB, int(self._link.product) // 2 // PAGE * PAGE)
+        return max(256 * KIB, int(self._link.product) // (64 * KIB) * (64 * KIB))
 
     @property
     def in_flight(self) -> int:
@@ -115,7 +123,7 @@ class Policy:
 
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
-        if self._unexplained:
+        if self._unexplained and not self._bought:
             ratio = min(4.0, max(1.0, seconds / self._link.round_trip))
             self._slowness += (ratio - self._slowness) / 8
 
@@ -168,7 +176,7 @@ class Policy:
             del self._strides[STRIDES:]
             self._ahead_of(stride, product, behind, traps)
         else:
-            self._count(start, unit, product)
+            self._learn(start, product)
             self._rent(start, block, product, unit, behind)
             self._ahead(run, product, FIRST_CHANCE, behind, traps)
         return Advice(block, tuple(behind), tuple(traps))
@@ -184,15 +192,37 @@ class Policy:
                 self._survival.ended(old.length)
             del runs[RUNS:]
 
+    def _learn(self, start: int, product: float) -> None:
+        """A miss at `start`: which size of aligned blocks would have made all misses so far cheapest?"""
+        grids = self._grids
+        if len(grids[0]) >= MISSES:
+            for grid in grids:
+                grid.clear()
+        for level, grid in enumerate(grids):
+            grid[start >> SMALLEST_BITS + level] = None
+        if len(grids[0]) >= FEW:
+            base = best = self._base(product)
+            most = max(best, min(len(grids) - 1, int(product / 8).bit_length() - 1 - SMALLEST_BITS))
+            least = CLEARLY * len(grids[base]) * (product + (1 << SMALLEST_BITS + base))
+            for level in range(base + 1, most + 1):
+                cost = len(grids[level]) * (product + (1 << SMALLEST_BITS + level))
+                if cost < least:
+                    best, least = level, cost
+            # Misses that larger blocks have saved can't be seen: what was learnt is kept.
+            self._grown = max(self._grown, best - base)
+
+    def _base(self, product: float) -> int:
+        return min(USUAL_LEVEL, max(0, int(product / 23).bit_length() - 1 - SMALLEST_BITS))
+
     def _unit(self, product: float) -> int:
-        base = min(USUAL_BLOCK, max(SMALLEST_BLOCK, 1 << (int(product / 32 * 1.4) | 1).bit_length() - 1))
-        return min(base << self._level, max(base, LARGEST_BLOCK))
+        """The size of a block."""
+        return 1 << min(SMALLEST_BITS + self._base(product) + self._grown, LARGEST_BITS)
 
     def _block(self, start: int, stop: int, unit: int) -> ByteRange:
         """What to fetch at once for a miss: what is absent of the block around it."""
         if stop - start >= unit or self._bound < unit:
             return self._clip(start, max(stop, min(start + self._least, start + self._bound)))
-        grain = unit if self._level else unit // 4
+        grain = unit if self._grown else unit // 4
         low = start // grain * grain
         high = max(stop, low + unit)
         low, high = max(0, low), min(self._size, high)
@@ -203,27 +233,15 @@ class Policy:
             high = stop
         return ByteRange(min(low, start), max(high, stop))
 
-    def _count(self, start: int, unit: int, product: float) -> None:
-        """Learn whether blocks are too small: whether, where one was fetched, its neighbour was missed later."""
-        index = start // unit
-        blocks = self._blocks
-        if index in blocks:
-            return
-        if index ^ 1 in blocks:
-            self._pairs += 1
-        blocks[index] = None
-        if len(blocks) > 4096:
-            del blocks[next(iter(blocks))]
-        share = self._pairs / len(blocks)
-        if self._pairs >= 2 and share > max(unit / product, 0.125) and 2 * unit <= max(product / 8, USUAL_BLOCK):
-            self._level += 1
-            self._blocks = dict.fromkeys(i >> 1 for i in blocks)
-            self._pairs = 0
-
     def _rent(self, start: int, block: ByteRange, product: float, unit: int, behind: list[ByteRange]) -> None:
         """Buy the largest region around `start` whose misses have cost enough."""
         if self._largest is not None:
             return
+        for region in self._bought:
+            if region.start <= start < region.stop:
+                self._again += 1
+                if self._again % 16:
+                    return
         best: ByteRange | None = None
         shift = max(18, unit.bit_length())
         top = (self._size - 1).bit_length()
@@ -234,7 +252,7 @@ class Policy:
             count = rents.get(key, 0) + 1
             rents[key] = count
             if count >= RENTS:
-                share = 1.0 if self._level >= 1 else max(0.25, min(1.0, 4 / count))
+                share = 1.0 if self._grown else max(0.25, min(1.0, 4 / count))
                 rent = count * product * self._slowness / share
                 low = start >> shift << shift
                 region = ByteRange(low, min(self._size, low + (1 << shift)))
@@ -249,6 +267,8 @@ class Policy:
             if len(rents) > COUNTERS // 2:
                 rents.clear()
         if best is not None and best.length > block.length:
+            self._bought = [region for region in self._bought if not best.start <= region.start < best.stop][-15:]
+            self._bought.append(best)
             behind.append(ByteRange(block.stop, best.stop))
             behind.append(ByteRange(best.start, block.start))
 
@@ -270,7 +290,7 @@ class Policy:
         run.goes_on(start, stop, step)
         self._survival.went(before, run.length)
         if run.count == 2:
-            self._count(start, unit, product)
+            self._learn(start, product)
         if run.stride is not None:
             run.stride.length = max(run.stride.length, run.length)
         block = ByteRange(start, stop)
@@ -303,27 +323,27 @@ class Policy:
                 if chance < WORTHWHILE or chance * product < (1 - chance) * width:
                     break
                 ahead = width
-        if run.step >= 0:
-            have = run.edge - run.last
-            end = min(self._size, int(run.last + ahead) // PAGE * PAGE)
-            if have > ahead / 2 or end <= run.edge:
-                return
+        piece = self.piece
+        step = 1 if run.step >= 0 else -1
+        end = min(self._size, max(0, run.last + step * int(ahead))) // PAGE * PAGE
+        more = (end - run.edge) * step
+        if more < min(ahead / 2, piece) and not (end in {0, self._size // PAGE * PAGE} and more > 0):
+            return
+        if more > piece:  # whole ones: a short one at the end costs a request too
+            end -= step * (more % piece)
+        trap = run.last + step * int(min(ahead / 2, piece))
+        if step > 0:
+            end = self._size if end + PAGE > self._size else end
+            trap = max(trap, run.edge)
             behind.append(ByteRange(run.edge, end))
-            trap = (run.last + end) // 2
-            run.edge = end
         else:
-            have = run.last - run.edge
-            end = max(0, int(run.last - ahead) // PAGE * PAGE)
-            if have > ahead / 2 or end >= run.edge:
-                return
-            part = max(USUAL_BLOCK, (run.edge - end) // 4 // PAGE * PAGE)
-            at = run.edge
-            while at > end:
+            trap = min(trap, run.edge - 1)
+            part = min(piece, max(USUAL_BLOCK, (run.edge - end) // 4 // PAGE * PAGE))
+            for at in range(run.edge, end, -part):
                 behind.append(ByteRange(max(end, at - part), at))
-                at -= part
-            trap = (run.last + end) // 2
-            run.edge = end
-        traps.append(trap // PAGE * PAGE)
+        run.edge = end
+        if 0 <= trap < self._size:
+            traps.append(trap // PAGE * PAGE)
 
     # a stride goes on
 
