@@ -19,6 +19,7 @@ ahead of its reader, its page is made a trap.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from hctef._patterns import FIRST_CHANCE, Run, Stride, Strides, Survival
 from hctef._ranges import PAGE, ByteRange
 
 KIB, MIB = 1 << 10, 1 << 20
+KS = 1.5
 
 SMALLEST_BITS, LARGEST_BITS = 14, 19
 """Of a block: 16 KiB to 512 KiB."""
@@ -37,7 +39,9 @@ FEW = 4
 """Misses that teach nothing."""
 MISSES = 4096
 """Misses after which all is learnt anew."""
-CLEARLY = 0.9
+ENLARGED = 32
+"""Misses whose neighbourhood is fetched behind the reader when blocks grow."""
+CLEARLY = 0.97
 """What must be cheaper than what is must be clearly so."""
 
 RUNS = 24
@@ -52,6 +56,14 @@ WORTHWHILE = 1 / 3
 """The least chance for which more than a few bytes are asked: then two in three bytes asked for may be wasted."""
 FREE = 256 * KIB
 """That few."""
+
+SHORT = 0.01
+"""Seconds: where a round trip is shorter, pieces may take this long, as each costs a request."""
+
+PROBES = 4
+"""Traps in a block for a miss, at most."""
+PROBE_SECONDS = 300e-6
+"""Ten times what a trap costs when it is sprung: a shorter round trip allows for just one."""
 
 RENTS = 4
 """The least misses that make a region worth buying: fewer are chance."""
@@ -98,7 +110,12 @@ class Policy:
         self._stride_survival = Survival()
         self._finder = Strides(RECENT)
         self._grids: list[dict[int, None]] = [{} for _ in range(LARGEST_BITS - SMALLEST_BITS + 1)]
+        self._misses = 0  # in these
+        self._clustered = False  # they keep together
         self._grown = 0  # levels of a block above the usual
+        self._probes: dict[int, None] = {}  # pages whose touch tells that blocks are used
+        self._placed = self._sprung = 0  # at the present size of blocks
+        self._local = False  # reads keep to what was fetched
         self._rents: dict[tuple[int, int], int] = {}
         self._bought: list[ByteRange] = []
         self._again = 0
@@ -110,12 +127,14 @@ class Policy:
     @property
     def piece(self) -> int:
         """The largest single background request, bytes."""
-        return max(256 * KIB, int(self._link.product) // (64 * KIB) * (64 * KIB))
+        link = self._link
+        piece = max(128 * KIB, link.product, min(MIB, link.bandwidth * SHORT))
+        return int(piece / 2 if self._bought else piece) // (64 * KIB) * (64 * KIB)
 
     @property
     def in_flight(self) -> int:
         """Background bytes in flight at most."""
-        return max(MIB, int(2.5 * self._link.product))
+        return int(max(2 * self.piece, (1.5 if self._bought else 2.5) * self._link.product))
 
     def advise(self, hint: str) -> None:
         """'normal', 'sequential' or 'random', as madvise has them."""
@@ -134,6 +153,13 @@ class Policy:
             return Advice(ByteRange(start, stop))
         if self._hint == "random":
             return Advice(self._clip(start, max(stop, start + self._least)))
+        if trapped and self._probes:
+            for page in range(start // PAGE, min(-(-stop // PAGE), start // PAGE + 4)):
+                if page in self._probes:
+                    del self._probes[page]
+                    self._sprung += 1
+                    if not missing:
+                        return Advice(ByteRange(start, stop))
         product = self._link.product
         unit = self._unit(product)
         for index, run in enumerate(self._runs):
@@ -176,9 +202,15 @@ class Policy:
             del self._strides[STRIDES:]
             self._ahead_of(stride, product, behind, traps)
         else:
+            grown = self._grown
             self._learn(start, product)
+            self._judge(product)
+            if self._grown > grown:
+                behind += self._enlarged(product)
             self._rent(start, block, product, unit, behind)
             self._ahead(run, product, FIRST_CHANCE, behind, traps)
+            if not self._bought:
+                self._probe(start, stop, block, product, traps)
         return Advice(block, tuple(behind), tuple(traps))
 
     def _remember(self, run: Run) -> None:
@@ -198,18 +230,58 @@ class Policy:
         if len(grids[0]) >= MISSES:
             for grid in grids:
                 grid.clear()
+            self._misses = 0
         for level, grid in enumerate(grids):
             grid[start >> SMALLEST_BITS + level] = None
-        if len(grids[0]) >= FEW:
+        self._misses += 1
+        if self._misses >= FEW:
             base = best = self._base(product)
-            most = max(best, min(len(grids) - 1, int(product / 8).bit_length() - 1 - SMALLEST_BITS))
-            least = CLEARLY * len(grids[base]) * (product + (1 << SMALLEST_BITS + base))
+            most = max(best, min(len(grids) - 1, int(product / 6).bit_length() - 1 - SMALLEST_BITS))
+            least = CLEARLY * self._misses * (product + (1 << SMALLEST_BITS + base))
             for level in range(base + 1, most + 1):
-                cost = len(grids[level]) * (product + (1 << SMALLEST_BITS + level))
-                if cost < least:
+                count = len(grids[level])
+                cost = count * (product + (1 << SMALLEST_BITS + level))
+                if cost < least and self._misses - count >= 3:
                     best, least = level, cost
             # Misses that larger blocks have saved can't be seen: what was learnt is kept.
             self._grown = max(self._grown, best - base)
+            again = self._misses - len(grids[-2])
+            if again >= 3 + self._misses * self._misses / (self._size >> LARGEST_BITS - 1 or 1):
+                self._clustered = True
+
+    def _enlarged(self, product: float) -> list[ByteRange]:
+        """Blocks have grown: what of the latest misses' the smaller ones have left."""
+        unit = self._unit(product)
+        grid = self._grids[unit.bit_length() - 1 - SMALLEST_BITS]
+        return [self._clip(index * unit, (index + 1) * unit) for index in list(grid)[: -ENLARGED - 1 : -1]]
+
+    def _probe(self, start: int, stop: int, block: ByteRange, product: float, traps: list[int]) -> None:
+        """Lay traps in a block: are its other bytes used?"""
+        count = min(PROBES, 1 + int(self._link.round_trip / PROBE_SECONDS))
+        for i in range(1, count + 1):
+            at = (block.start + (start - block.start + i * block.length // (count + 1)) % block.length) // PAGE * PAGE
+            if at + PAGE <= start or at >= stop:
+                traps.append(at)
+                self._probes[at // PAGE] = None
+                self._placed += 1
+        while len(self._probes) > 64 * PROBES:
+            del self._probes[next(iter(self._probes))]
+
+    def _judge(self, product: float) -> None:
+        """From the probes: are blocks too small, or too large? Do reads keep to what was fetched?"""
+        if self._placed < 3 * PROBES:
+            return
+        share, unit = self._sprung / self._placed, self._unit(product)
+        hits = share * unit / PAGE  # other pages used in a block
+        self._local = hits > 0.5
+        useful = 1 - math.exp(-hits / 2)  # the chance that its other half is
+        if self._sprung > 1 and useful / 2 > max(unit / product, 0.125) and 2 * unit <= product / 6:
+            self._grown += 1
+        elif self._placed > 16 * PROBES and useful < 0.06 and self._grown:
+            self._grown -= 1
+        elif self._placed < 32 * PROBES:
+            return
+        self._placed, self._sprung = self._placed // 4, self._sprung // 4
 
     def _base(self, product: float) -> int:
         return min(USUAL_LEVEL, max(0, int(product / 23).bit_length() - 1 - SMALLEST_BITS))
@@ -252,7 +324,7 @@ class Policy:
             count = rents.get(key, 0) + 1
             rents[key] = count
             if count >= RENTS:
-                share = 1.0 if self._grown else max(0.25, min(1.0, 4 / count))
+                share = KS if self._local or self._clustered else max(0.25, min(1.0, 4 / count))
                 rent = count * product * self._slowness / share
                 low = start >> shift << shift
                 region = ByteRange(low, min(self._size, low + (1 << shift)))
@@ -295,7 +367,10 @@ class Policy:
             run.stride.length = max(run.stride.length, run.length)
         block = ByteRange(start, stop)
         if missing:
-            if step > 0:
+            if self._grown and run.length <= unit and stop - start < unit:
+                block = self._block(start, stop, unit)  # as likely another read in a cluster
+                run.low, run.edge = min(run.low, block.start), max(run.edge, block.stop)
+            elif step > 0:
                 block = self._clip(start, max(stop, start + min(unit, self._bound)))
                 run.edge = max(run.edge, block.stop)
             else:

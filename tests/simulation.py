@@ -16,12 +16,12 @@ import heapq
 import random
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from hctef._link import Link
+from hctef._link import Link, Train
 from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange
 
@@ -91,63 +91,23 @@ class _Connection:
     __slots__ = ("free", "used", "window")
 
     def __init__(self) -> None:
-        self.free, self.window, self.used = 0.0, 10 * SEGMENT, False
+        self.free, self.window, self.used = True, 10 * SEGMENT, False
 
 
-class _Network:
-    """The connections and the pipe."""
+class _Transfer:
+    """A request under way."""
 
-    def __init__(self, line: Line, link: Link) -> None:
-        self.line, self.link = line, link
-        self.connections = [_Connection() for _ in range(line.connections)]
-        self.pipe = 0.0
-        self.result = Result()
-        self.events: list[tuple[float, int, Callable[[], None]]] = []
-        self.number = 0
+    __slots__ = ("at", "began", "connection", "extent", "left", "sent", "train", "urgent")
 
-    def get(self, now: float, count: int) -> list[tuple[float, int]]:
-        """Request `count` bytes. Returns when how many of them will be there, in order."""
-        line = self.line
-        idle = [c for c in self.connections if c.free <= now and c.used]
-        fresh = [c for c in self.connections if not c.used]
-        if idle:
-            connection = max(idle, key=lambda c: (c.window, c.free))
-        else:
-            connection = fresh[0] if fresh else min(self.connections, key=lambda c: c.free)
-        sent = max(now, connection.free)
-        first = sent + line.round_trip * (1 if connection.used else 2)
-        connection.used = True
-        at = max(first, self.pipe)
-        self.pipe = at + count / line.bandwidth
-        flight, left, arrivals, total = first, connection.window, [], 0
-        while total < count:
-            part = min(READ, count - total, left if connection.window < line.round_trip * line.bandwidth else READ)
-            total, left = total + part, left - part
-            at = max(at, flight) + part / line.bandwidth
-            arrivals.append((at, total))
-            if left <= 0:
-                connection.window *= 2
-                left, flight = connection.window, flight + line.round_trip
-        connection.free = at
-        self.result.requests += 1
-        self.result.bytes += count
-        head = max(first, arrivals[0][0] - READ / line.bandwidth)
-        self._tell(head, lambda: self.link.answered(head - sent))
-        train = self.link.train()
-        began, before = head, 0
-        for at, total in arrivals:
-            self._tell(at, partial(train.received, began, at, total - before))
-            began, before = at, total
-        return arrivals
-
-    def _tell(self, at: float, what: Callable[[], None]) -> None:
-        self.number += 1
-        heapq.heappush(self.events, (at, self.number, what))
-
-    def advance(self, now: float) -> None:
-        """Tell the link what has happened until now, in order."""
-        while self.events and self.events[0][0] <= now:
-            heapq.heappop(self.events)[2]()
+    def __init__(self, extent: ByteRange, sent: float, urgent: bool) -> None:
+        self.extent, self.sent, self.urgent = extent, sent, urgent
+        self.at = extent.start
+        """What has arrived."""
+        self.left = extent.length
+        """What the server has not sent yet."""
+        self.began = 0.0
+        self.train: Train | None = None
+        self.connection: _Connection | None = None
 
 
 class Simulation:
@@ -156,14 +116,17 @@ class Simulation:
     def __init__(self, size: int, line: Line, largest: int | None = None, tail: int = MIB) -> None:
         self.size, self.line = size, line
         self.link = Link()
-        self.network = _Network(line, self.link)
-        self.there: dict[int, float] = {}
-        """Page: when it arrives."""
-        self.withheld: set[int] = set()
+        self.now = self.pipe = 0.0
+        self.result = Result()
+        self.there = bytearray(-(-size // PAGE)) if size < 1 << 33 else _Sparse()
+        """By page: 0 absent, 1 in flight, 2 there, 3 withheld."""
+        self.traps: set[int] = set()
         self.wishes: deque[ByteRange] = deque()
-        self.flying: list[tuple[float, int]] = []
-        self.flying_bytes = 0
-        self.now = 0.0
+        self.flying = self.flying_bytes = 0
+        self._connections = [_Connection() for _ in range(line.connections)]
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._queue: deque[_Transfer] = deque()
         self.policy = Policy(
             size,
             self.link,
@@ -174,118 +137,181 @@ class Simulation:
             absent=self.absent,
         )
         if tail:
-            self.now = self._fetch(0.0, ByteRange(max(0, size - 65536) // PAGE * PAGE, size))
-            self.wishes.append(ByteRange(max(0, size - tail) // PAGE * PAGE, size))
-            self.network.advance(self.now)  # the rest of the tail comes behind the first read
+            self._wait([self._request(ByteRange(max(0, size - 65536) // PAGE * PAGE, size), urgent=True)], [])
+            self.wishes.append(ByteRange(max(0, size - tail) // PAGE * PAGE, size))  # pulled behind the first read
         else:
-            self.now = self.network.get(0.0, 1)[-1][0]
+            self._wait([self._request(ByteRange(size - 1, size), urgent=True)], [])
 
-    @property
-    def result(self) -> Result:
-        self.network.result.seconds = self.now
-        return self.network.result
+    # the line
+
+    def _at(self, when: float, what: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, what))
+
+    def _request(self, extent: ByteRange, *, urgent: bool) -> _Transfer:
+        for page in range(extent.start // PAGE, -(-extent.stop // PAGE)):
+            self.there[page] = 1
+        self.result.requests += 1
+        self.result.bytes += extent.length
+        transfer = _Transfer(extent, self.now, urgent)
+        if not urgent:
+            self.flying += 1
+            self.flying_bytes += extent.length
+        self._queue.append(transfer)
+        self._send()
+        return transfer
+
+    def _send(self) -> None:
+        while self._queue:
+            free = [c for c in self._connections if c.free]
+            if not free:
+                return
+            transfer = next((t for t in self._queue if t.urgent), self._queue[0])
+            self._queue.remove(transfer)
+            connection = max(free, key=lambda c: (c.used, c.window))
+            transfer.connection, transfer.sent = connection, self.now
+            connection.free = False
+            trips = 1 if connection.used else 2
+            connection.used = True
+            self._at(self.now + trips * self.line.round_trip, partial(self._flight, transfer))
+
+    def _flight(self, transfer: _Transfer) -> None:
+        """As much as the connection's window allows reaches the pipe's end."""
+        line, connection = self.line, transfer.connection
+        assert connection is not None
+        full = connection.window >= 2 * line.round_trip * line.bandwidth
+        count = transfer.left if full else min(transfer.left, connection.window)
+        at = max(self.now, self.pipe)
+        if transfer.train is None:
+            transfer.began = at
+            self._at(at, partial(self._head, transfer))
+        if count < transfer.left:
+            self._at(at + line.round_trip, partial(self._flight, transfer))
+        if not full and count == connection.window:
+            connection.window *= 2
+        transfer.left -= count
+        self.pipe = at + count / line.bandwidth
+        while count > 0:
+            part = min(READ, count)
+            at += part / line.bandwidth
+            self._at(at, partial(self._received, transfer, part))
+            count -= part
+
+    def _head(self, transfer: _Transfer) -> None:
+        self.link.answered(self.now - transfer.sent)
+        transfer.train = self.link.train()
+
+    def _received(self, transfer: _Transfer, count: int) -> None:
+        assert transfer.train is not None
+        assert transfer.connection is not None
+        transfer.train.received(transfer.began, self.now, count)
+        transfer.began = self.now
+        first, transfer.at = transfer.at, transfer.at + count
+        done = transfer.at == transfer.extent.stop
+        for page in range(first // PAGE, -(-transfer.at // PAGE) if done else transfer.at // PAGE):
+            if page in self.traps:
+                self.traps.discard(page)
+                self.there[page] = 3
+            else:
+                self.there[page] = 2
+        if done:
+            transfer.connection.free = True
+            if not transfer.urgent:
+                self.flying -= 1
+                self.flying_bytes -= transfer.extent.length
+                self._pull()
+            self._send()
+
+    def _wait(self, transfers: list[_Transfer], pages: Iterable[int]) -> None:
+        """Let time pass until transfers are over and pages there."""
+        for transfer in transfers:
+            while transfer.at < transfer.extent.stop:
+                self._step()
+        for page in pages:
+            while self.there[page] < 2:
+                self._step()
+
+    def _step(self) -> None:
+        self.now, _, what = heapq.heappop(self._events)
+        what()
+
+    # the planner
 
     def absent(self, start: int, stop: int) -> int:
         first, last = start // PAGE, -(-stop // PAGE)
-        if last - first < len(self.there):
-            return PAGE * sum(page not in self.there for page in range(first, last))
-        return PAGE * (last - first - sum(first <= page < last for page in self.there))
+        return PAGE * self.there.count(0, first, last)
 
     def _gaps(self, extent: ByteRange) -> Iterator[ByteRange]:
-        first = None
-        stop = -(-extent.stop // PAGE)
-        for page in range(extent.start // PAGE, stop):
-            if page in self.there:
-                if first is not None:
-                    yield ByteRange(first * PAGE, page * PAGE)
-                first = None
-            elif first is None:
-                first = page
-        if first is not None:
-            yield ByteRange(first * PAGE, min(self.size, stop * PAGE))
+        at, stop = extent.start // PAGE, -(-extent.stop // PAGE)
+        while (first := self.there.find(0, at, stop)) >= 0:
+            at = first
+            while at < stop and not self.there[at]:
+                at += 1
+            yield ByteRange(first * PAGE, min(self.size, at * PAGE))
 
-    def _request(self, now: float, extent: ByteRange) -> list[tuple[float, int]]:
-        arrivals = self.network.get(now, extent.length)
-        page, which = extent.start // PAGE, 0
-        for stop in range(extent.start + PAGE, extent.stop + PAGE, PAGE):
-            while which < len(arrivals) - 1 and arrivals[which][1] < min(stop, extent.stop) - extent.start:
-                which += 1
-            self.there[page] = arrivals[which][0]
-            page += 1
-        return arrivals
-
-    def _fetch(self, now: float, extent: ByteRange) -> float:
-        """An urgent fetch; the time when it is over."""
-        end = now
-        for gap in list(self._gaps(extent)):
-            end = max(end, self._request(now, gap)[-1][0])
-        return end
-
-    def _pull(self, now: float) -> None:
-        """Request pieces of wishes while there is room."""
-        while self.wishes:
-            room = self.policy.in_flight - self.flying_bytes
-            if room <= 0 or len(self.flying) >= self.line.connections - 1:
-                return
-            wish = self.wishes[0]
+    def _pull(self) -> None:
+        """Request pieces of wishes while there is room; one connection is left to readers."""
+        while self.wishes and self.flying_bytes < self.policy.in_flight and self.flying < self.line.connections - 1:
+            wish = self.wishes.popleft()
             gap = next(self._gaps(wish), None)
-            if gap is None:
-                self.wishes.popleft()
-                continue
-            gap = ByteRange(gap.start, min(gap.stop, gap.start + self.policy.piece))
-            if gap.stop >= wish.stop:
-                self.wishes.popleft()
-            else:
-                self.wishes[0] = ByteRange(gap.stop, wish.stop)
-            arrivals = self._request(now, gap)
-            self.flying_bytes += gap.length
-            heapq.heappush(self.flying, (arrivals[-1][0], gap.length))
-
-    def _advance(self, now: float) -> None:
-        while self.flying and self.flying[0][0] <= now:
-            end, length = heapq.heappop(self.flying)
-            self.flying_bytes -= length
-            self.network.advance(end)
-            self._pull(end)
-        self.network.advance(now)
+            if gap is not None:
+                gap = ByteRange(gap.start, min(gap.stop, gap.start + self.policy.piece))
+                if gap.stop < wish.stop:
+                    self.wishes.appendleft(ByteRange(gap.stop, wish.stop))
+                self._request(gap, urgent=False)
 
     def read(self, start: int, stop: int) -> None:
         """The reader reads `[start, stop)`."""
+        there = self.there
         pages = range(start // PAGE, -(-stop // PAGE))
-        there, now = self.there, self.now
-        missing = late = trapped = False
-        for page in pages:
-            at = there.get(page)
-            if at is None:
-                missing = True
-            elif at > now:
-                late = True
-            elif page in self.withheld:
-                trapped = True
-        if not (missing or late or trapped):
+        states = {there[page] for page in pages}
+        if states == {2}:
             return
-        self._advance(now)
+        missing, trapped = 0 in states, 3 in states
         began = time.perf_counter()
-        advice = self.policy.access(start, stop, now, missing=missing, trapped=trapped)
+        advice = self.policy.access(start, stop, self.now, missing=missing, trapped=trapped)
         self.result.thinking += time.perf_counter() - began
         self.result.calls += 1
         assert 0 <= advice.block.start <= start < stop <= advice.block.stop <= self.size
-        self.withheld.difference_update(pages)
-        end = self._fetch(now, advice.block) if missing else now
+        for page in pages:
+            self.traps.discard(page)
+            if there[page] == 3:
+                there[page] = 2
         for trap in advice.traps:
-            if there.get(trap // PAGE, now + 1) > now:
-                self.withheld.add(trap // PAGE)
+            if there[trap // PAGE] < 2 and trap // PAGE not in pages:
+                self.traps.add(trap // PAGE)
+        now = self.now
+        transfers = [self._request(gap, urgent=True) for gap in self._gaps(advice.block)] if missing else []
         for wish in reversed(advice.behind):
             self.wishes.appendleft(wish)
         while len(self.wishes) > QUEUE:
             self.wishes.pop()
-        self._pull(now)
-        end = max(end, *(there[page] for page in pages))
-        if trapped:
-            end = max(end, now + TRAP_SECONDS)
-        self._advance(end)
-        self.policy.waited(end - now)
-        self.now = end
+        self._pull()
+        self._wait(transfers, pages)
+        if trapped and self.now < now + TRAP_SECONDS:
+            self._at(now + TRAP_SECONDS, lambda: None)
+            while self.now < now + TRAP_SECONDS:
+                self._step()
+        self.policy.waited(self.now - now)
+
+
+class _Sparse(defaultdict[int, int]):
+    """A `bytearray` of a huge file's pages, as far as it is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(int)
+
+    def __missing__(self, key: int) -> int:
+        return 0
+
+    def count(self, value: int, first: int, last: int) -> int:
+        assert value == 0
+        if last - first < 4 * len(self) + 64:
+            return sum(page not in self for page in range(first, last))
+        return last - first - sum(first <= page < last for page in self)
+
+    def find(self, value: int, first: int, last: int) -> int:
+        return next((page for page in range(first, last) if self[page] == value), -1)
 
 
 def run(trace: Trace, line: Line, largest: int | None = None, tail: int = MIB) -> Result:
@@ -298,6 +324,7 @@ def run(trace: Trace, line: Line, largest: int | None = None, tail: int = MIB) -
                 simulation.read(at, at + 1)
         else:
             simulation.read(start, start + length)
+    simulation.result.seconds = simulation.now
     return simulation.result
 
 
