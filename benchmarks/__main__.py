@@ -10,12 +10,13 @@ from pathlib import Path
 
 from benchmarks import data, report
 from benchmarks.adapters import ADAPTERS
-from benchmarks.links import LINKS, LinksUnavailableError, Network, missing
-from benchmarks.runner import Run, Settings, command_line, describe, measure
+from benchmarks.links import LINKS, LinksUnavailableError, Network, missing, nginx_version
+from benchmarks.runner import ROOT, Run, Settings, command_line, describe, measure, revision
+from benchmarks.tables import tables
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).with_name("results")
-DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+DOCUMENT = ROOT / "docs" / "performance.md"
 
 QUICK_WORKLOADS = ("W2", "W3", "W4", "W6", "W8", "W9", "W10", "W12")
 QUICK_LIBRARIES = ("hctef", "gdal", "urllib3", "download", "curl", "clairvoyant", "BytesIO")
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "--patience", type=float, default=40.0, help="seconds that a measurement may take (default: 40)"
     )
     parser.add_argument("--quick", action="store_true", help="a subset, once: do the benchmarks still run?")
+    parser.add_argument("--source", type=Path, default=ROOT, help="a folder whose hctef is measured: another checkout")
     parser.add_argument("--output", type=Path, help="where the results go (default: benchmarks/results/DATE.json)")
     return parser
 
@@ -69,8 +71,11 @@ def _run(arguments: list[str]) -> int:
         libraries=options.libraries or (QUICK_LIBRARIES if options.quick else list(ADAPTERS)),
         repeat={link: options.repeat or (3 if link == "raw" and not options.quick else 1) for link in links},
         patience=options.patience,
+        source=options.source.resolve(),
     )
     run = Run(command=command_line(arguments), machine=describe())
+    run.versions["commit"] = revision(options.source)
+    run.versions["nginx"] = nginx_version()
     output = options.output or RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     print("making the files that are read, where they aren't there yet", file=sys.stderr)
     folder = data.make()
@@ -81,13 +86,14 @@ def _run(arguments: list[str]) -> int:
         try:
             for measurement in measure(network, settings):
                 run.measurements.append(measurement)
-                run.versions.setdefault(measurement.library, measurement.version)
+                if measurement.version:
+                    run.versions[measurement.library] = measurement.version
                 print(report.line(measurement), file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted: what was measured so far follows", file=sys.stderr)
         finally:
             run.save(output)
-    print(report.document(run))
+    print(report.summary(tables(run.measurements)))
     print(f"saved in {output}", file=sys.stderr)
     return 0
 

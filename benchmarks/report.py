@@ -1,27 +1,34 @@
-"""Tables out of measurements: for the terminal and for docs/performance.md."""
+"""Markdown out of measurements: for the terminal, and docs/performance.md."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import plots
 from benchmarks.adapters import ADAPTERS
-from benchmarks.bars import BARS
-from benchmarks.links import LINKS
+from benchmarks.links import CONGESTION_CONTROL, LINKS
 from benchmarks.runner import Measurement, Run
+from benchmarks.tables import MIB, Row, Tables, Verdict, best, duration, tables, verdicts
 from benchmarks.workloads import WORKLOADS
 
-MIB = 1 << 20
+METHOD = f"""\
+Each measurement is a fresh process; libraries take turns, round by round. The clock runs from opening the file to the
+last byte, imports excluded, closing excluded; W6 and W11 begin with the file open. Requests and bytes are counted by
+the server (nginx), heads included. Every library's bytes are compared with the file after the clock has stopped (of
+W4 every 16th piece; curl's are not). A library has its defaults unless its name says otherwise; what failed, took too
+long, or cannot be installed, is in the table with its reason.
 
+Links: `raw` is loopback, `b20` a round trip of 20 ms and 1 Gbit/s, `c80` 80 ms and 200 Mbit/s, emulated in network
+namespaces (`benchmarks/links`); congestion control is {CONGESTION_CONTROL}. Names in *italics* are limits, no
+libraries: `sockets` is a raw socket with a request for each read, `clairvoyant` knows all ranges beforehand and asks
+for them at once over 64 established connections, `local` reads the same file from the disk cache. `download` fetches
+all of the file first. `hctef-0.4.1` is what PyPI serves under that name, another code base. "x limit" is the ratio to
+the fastest limit that uses the network, "x best peer" to the fastest peer. For W12, MiB is memory, not traffic.
 
-def duration(seconds: float) -> str:
-    """With three digits, in the unit that suits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}" if seconds / scale < 1000 else f"{seconds / scale:.0f} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+Measure again with `make bench` (`ARGS="--links b20 --workloads W3"` for a part), write this document with
+`python -m benchmarks report benchmarks/results/DATE.json`. What must be reached, and why: `benchmarks/bars.py`.
+"""
 
 
 def line(measurement: Measurement) -> str:
@@ -34,178 +41,97 @@ def line(measurement: Measurement) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A library's rounds of one workload on one link."""
-
-    library: str
-    status: str
-    median: float
-    least: float
-    most: float
-    requests: float
-    bytes: float
-    memory: float
-    note: str
-
-    @property
-    def ok(self) -> bool:
-        return self.status == "ok"
-
-
-def rows(measurements: Iterable[Measurement]) -> dict[tuple[str, str], list[Row]]:
-    """By link and workload, the fastest first, then those without a time."""
-    groups: dict[tuple[str, str, str], list[Measurement]] = {}
-    for m in measurements:
-        groups.setdefault((m.link, m.workload, m.library), []).append(m)
-    result: dict[tuple[str, str], list[Row]] = {}
-    for (link, workload, library), group in groups.items():
-        good = [m for m in group if m.status == "ok"]
-        kept = good or group
-        times = [m.seconds for m in kept]
-        bad = next((m for m in group if m.status != "ok"), None)
-        row = Row(
-            library,
-            "ok" if good else kept[0].status,
-            statistics.median(times),
-            min(times),
-            max(times),
-            statistics.median(m.requests for m in kept),
-            statistics.median(m.bytes for m in kept),
-            statistics.median(m.memory for m in kept),
-            (bad or kept[0]).note,
-        )
-        result.setdefault((link, workload), []).append(row)
-    for table in result.values():
-        table.sort(
-            key=lambda row: (("ok", "timeout").index(row.status) if row.status in {"ok", "timeout"} else 2, row.median)
-        )
-    order = {name: n for n, name in enumerate([*LINKS, *WORKLOADS])}
-    return dict(sorted(result.items(), key=lambda item: (order[item[0][0]], order[item[0][1]])))
-
-
-def _best(table: Sequence[Row], kind: str) -> Row | None:
-    """The fastest of a kind; a limit counts only if it uses the network where any does."""
-    found = [row for row in table if row.ok and ADAPTERS[row.library].kind == kind]
-    remote = [row for row in found if not ADAPTERS[row.library].local]
-    return next(iter(remote or found), None)
-
-
 def _cells(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def _ratio(row: Row, other: Row | None) -> str:
     return f"{row.median / other.median:.2f}" if row.ok and other and other.median else ""
 
 
-def table(workload: str, lines: Sequence[Row]) -> list[str]:
-    """One workload on one link, in Markdown."""
-    limit, peer = _best(lines, "limit"), _best(lines, "peer")
+def _name(library: str) -> str:
+    mark = {"hctef": "**", "limit": "*"}.get(ADAPTERS[library].kind, "")
+    return f"{mark}{library}{mark}"
+
+
+def table(workload: str, rows: Sequence[Row]) -> list[str]:
+    """One workload on one link."""
+    limit, peer = best(rows, "limit"), best(rows, "peer")
     importing = workload == "W12"
     out = [
-        _cells("library", "median", "min", "max", "requests", "MiB", "x limit", "x best peer", "note"),
-        _cells("---", *["---:"] * 7, "---"),
+        _cells("library", "median", "min", "max", "requests", "MiB", "CPU", "x limit", "x best peer", "note"),
+        _cells("---", *["---:"] * 8, "---"),
     ]
-    for row in lines:
-        kind = ADAPTERS[row.library].kind
-        name = f"**{row.library}**" if kind == "hctef" else f"*{row.library}*" if kind == "limit" else row.library
+    for row in rows:
+        counts = ("", f"{row.memory / MIB:.1f}", "") if importing else (f"{row.requests:.0f}", f"{row.bytes / MIB:.1f}")
         if not row.ok:
-            status = f"> {duration(row.median)}" if row.status == "timeout" else row.status
-            out.append(_cells(name, status, "", "", "", "", "", "", row.note.replace("|", "/")))
+            over = row.status == "timeout"
+            counts = counts[:2] if over else ("", "")
+            time = f"> {duration(row.median)}" if over else row.status
+            out.append(_cells(_name(row.library), time, "", "", *counts, "", "", "", row.note))
             continue
-        amount = row.memory if importing else row.bytes
-        out.append(
-            _cells(
-                name,
-                *map(duration, (row.median, row.least, row.most)),
-                "" if importing else f"{row.requests:.0f}",
-                f"{amount / MIB:.1f}",
-                _ratio(row, limit),
-                _ratio(row, peer),
-                row.note.replace("|", "/"),
-            )
-        )
+        cpu = "" if importing else duration(row.cpu)
+        times = map(duration, (row.median, row.least, row.most))
+        ratios = (_ratio(row, limit), _ratio(row, peer))
+        out.append(_cells(_name(row.library), *times, *counts[:2], cpu, *ratios, row.note))
     return out
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A bar, and what was reached."""
-
-    workload: str
-    link: str
-    subject: str
-    reference: str
-    must: float
-    aim: float
-    reached: float | None
-    """The ratio to the reference; None where one of both has no time."""
-    detail: str
-
-    @property
-    def word(self) -> str:
-        if self.reached is None:
-            return "?"
-        return "aim" if self.reached <= self.aim else "must" if self.reached <= self.must else "MISSED"
-
-
-def verdicts(tables: dict[tuple[str, str], list[Row]]) -> list[Verdict]:
-    """One for each bar whose workload and link were measured."""
-    result = []
-    for bar in BARS:
-        found = {row.library: row for row in tables.get((bar.link, bar.workload), ())}
-        if bar.subject not in found:
-            continue
-        subject, reference = found[bar.subject], found.get(bar.reference)
-        reached = subject.median / reference.median if subject.ok and reference and reference.ok else None
-        detail = f"{duration(subject.median) if subject.ok else subject.status} / " + (
-            duration(reference.median)
-            if reference and reference.ok
-            else reference.status
-            if reference
-            else "not measured"
-        )
-        result.append(
-            Verdict(bar.workload, bar.link, bar.subject, bar.reference, bar.must_ratio, bar.aim_ratio, reached, detail)
-        )
-    return result
 
 
 def verdict_table(found: Sequence[Verdict]) -> list[str]:
-    """In Markdown."""
-    out = [
-        _cells("workload", "link", "hctef / reference", "must", "aim", "reached", "verdict", "times"),
-        _cells(*["---"] * 8),
-    ]
-    out.extend(
-        _cells(
-            v.workload,
-            v.link,
-            f"{v.subject} / {v.reference}",
-            f"{v.must:.2f}",
-            f"{v.aim:.2f}",
-            "" if v.reached is None else f"{v.reached:.2f}",
-            f"**{v.word}**" if v.word == "MISSED" else v.word,
-            v.detail,
-        )
-        for v in found
-    )
+    """Bars, and what was reached; all numbers are ratios of times, so less is better."""
+    out = [_cells("workload", "link", "hctef / reference", "aim", "must", "reached", "verdict", "times")]
+    out.append(_cells("---", "---", "---", "---:", "---:", "---:", "---", "---"))
+    for v in found:
+        bar = v.bar
+        ratios = (f"{bar.aim_ratio:.2f}", f"{bar.must_ratio:.2f}", v.reached)
+        word = f"**{v.word}**" if v.word == "MISSED" else v.word
+        out.append(_cells(bar.workload, bar.link, f"{bar.subject} / {bar.reference}", *ratios, word, v.times))
     return out
 
 
-def document(*runs: Run, plots: dict[tuple[str, str], str] | None = None) -> str:
-    """All of it, in Markdown."""
-    tables = rows(m for run in runs for m in run.measurements)
-    out = ["## Verdicts", "", *verdict_table(verdicts(tables)), ""]
+def summary(measured: Tables) -> str:
+    """The verdicts and all tables."""
+    out = ["## Verdicts", "", *verdict_table(verdicts(measured)), ""]
     for link in LINKS:
-        for (where, name), lines in tables.items():
-            if where == link:
-                out += [f"### {name} on {link}: {WORKLOADS[name].title}", "", *table(name, lines), ""]
+        names = [name for where, name in measured if where == link]
+        out += [f"## {link}", ""] if names else []
+        for name in names:
+            title = f"### {name} on {link}: {WORKLOADS[name].title}"
+            out += [title, "", *table(name, measured[link, name]), ""]
     return "\n".join(out)
 
 
+def _origins(runs: Sequence[Run]) -> list[str]:
+    out = []
+    for run in runs:
+        out.append(f"- {run.date}: `{run.command}` on {run.machine}")
+        for link, values in run.links.items():
+            out.append(f"    - {link}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+    versions: dict[str, list[str]] = {}
+    for run in runs:
+        for name, version in run.versions.items():
+            named = versions.setdefault(version, [])
+            if version and name not in named:
+                named.append(name)
+    return [*out, "", *(f"- {version}: {', '.join(names)}" for version, names in versions.items() if names)]
+
+
 def write(runs: Sequence[Run], path: Path) -> None:
-    """docs/performance.md and its plots."""
+    """docs/performance.md, and its plots in a folder beside it."""
+    measured = tables(m for run in runs for m in run.measurements)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(document(*runs))
+    drawn = plots.draw(measured, path.with_suffix(""))
+    out = ["# Performance", "", "Written by `python -m benchmarks report`; not by hand.", "", METHOD]
+    out += ["## What was measured", "", *_origins(runs), "", "## Verdicts", ""]
+    out += ["Ratios of hctef's time to the reference's in the same run; less is better.", ""]
+    out += [*verdict_table(verdicts(measured)), ""]
+    for name, workload in WORKLOADS.items():
+        links = [link for link in LINKS if (link, name) in measured]
+        if not links:
+            continue
+        out += [f"## {name}: {workload.title}", ""]
+        if name in drawn:
+            out += [f"![{name}]({path.stem}/{drawn[name].name})", ""]
+        for link in links:
+            out += [f"### {name} on {link}", "", *table(name, measured[link, name]), ""]
+    path.write_text("\n".join(out))

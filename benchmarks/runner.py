@@ -58,6 +58,7 @@ class Run:
     machine: str = ""
     links: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    """By library; besides those measured, of the server."""
     measurements: list[Measurement] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
@@ -84,6 +85,8 @@ class Settings:
     """Rounds, by link."""
     patience: float
     """Seconds that one measurement may take. A library that once took longer is left out of later rounds."""
+    source: Path = ROOT
+    """The folder whose hctef is measured."""
 
 
 def describe() -> str:
@@ -111,11 +114,12 @@ def _parse(out: str) -> dict[str, Any] | None:
     return None
 
 
-def _command(workload: Workload, adapter: Adapter, url: str, path: Path) -> list[str]:
+def _command(workload: Workload, adapter: Adapter, url: str, path: Path, source: Path) -> list[str]:
     if workload.name == "W12":
         old = [str(Path(sys.prefix) / "peers" / "hctef-0.4.1")] if "0.4.1" in adapter.name else []
-        return [sys.executable, "-I", "-c", IMPORT.format(path=old, statement=adapter.imports, mark=MARK)]
-    job = {"workload": workload.name, "library": adapter.name, "url": url, "path": str(path)}
+        statement = f"import {', '.join(adapter.modules)}"
+        return [sys.executable, "-I", "-c", IMPORT.format(path=old or [str(source)], statement=statement, mark=MARK)]
+    job = {"workload": workload.name, "library": adapter.name, "url": url, "path": str(path), "source": str(source)}
     return [sys.executable, "-m", "benchmarks.worker", json.dumps(job)]
 
 
@@ -184,7 +188,7 @@ def measure(network: Network, settings: Settings) -> Iterator[Measurement]:
                     count += 1
                     word = f"{link}-{name}-{adapter.name}-{turn}-{count}"
                     url = network.url(link, word, workload.file)
-                    command = _command(workload, adapter, url, network.data / workload.file)
+                    command = _command(workload, adapter, url, network.data / workload.file, settings.source)
                     result = _perform([*network.command(link), *command], settings.patience)
                     served = _served(network, link, word)
                     measurement = Measurement(
@@ -193,6 +197,13 @@ def measure(network: Network, settings: Settings) -> Iterator[Measurement]:
                     if measurement.status != "ok":
                         hopeless.add((link, name, adapter.name))
                     yield measurement
+
+
+def revision(source: Path) -> str:
+    """The commit of a checkout, if it is one."""
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def command_line(arguments: Sequence[str]) -> str:

@@ -67,6 +67,7 @@ def measure(workload: Workload, adapter: Adapter, url: str, path: Path) -> dict[
 
 def main(job: dict[str, str]) -> dict[str, Any]:
     """What happened, as JSON can tell it; an error is a result too."""
+    sys.path.insert(0, job["source"])
     try:
         return measure(WORKLOADS[job["workload"]], ADAPTERS[job["library"]], job["url"], Path(job["path"]))
     except (UnavailableError, ImportError) as error:

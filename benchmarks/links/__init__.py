@@ -124,6 +124,15 @@ def missing() -> list[str]:
     return lacks
 
 
+def nginx_version() -> str:
+    """As nginx says it."""
+    nginx = _which("nginx")
+    if not nginx:
+        raise LinksUnavailableError("nginx is not installed")
+    done = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False)
+    return done.stderr.strip().removeprefix("nginx version: ")
+
+
 def _run(*command: str, check: bool = True) -> str:
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env={**os.environ, "PATH": PATH}, stdin=subprocess.DEVNULL

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data
-from benchmarks.adapters import Adapter
+from benchmarks.adapters import ADAPTERS, Adapter
 from benchmarks.files import PeerFile
 from benchmarks.workloads.base import Workload, check
 
 PAGE = 4096
 AT = 100_000_100
 TIMES = 20_000
+KEEP_NOTHING = {"urllib3", "obstore", "obstore-reader", "fsspec-none", "smart_open", "seekablehttpfile"}
 
 
 class Tail(Workload):
@@ -46,7 +47,7 @@ class Hot(Workload):
     per = TIMES
 
     def accepts(self, adapter: Adapter) -> bool:
-        return super().accepts(adapter) and adapter.name not in {"urllib3", "obstore", "fsspec-none"}  # keep nothing
+        return super().accepts(adapter) and adapter.name not in KEEP_NOTHING
 
     def open(self, adapter: Adapter, url: str) -> Any:
         file = adapter.open(url)
@@ -78,7 +79,8 @@ class Import(Workload):
     links = ("raw",)
 
     def accepts(self, adapter: Adapter) -> bool:
-        return bool(adapter.imports)
+        same = [other for other in ADAPTERS.values() if (other.kind, other.modules) == (adapter.kind, adapter.modules)]
+        return bool(adapter.modules) and same[0] is adapter
 
 
 WORKLOADS = (
