@@ -37,7 +37,7 @@ def draw(measured: Tables, folder: Path) -> dict[str, Path]:
             size = (3.4 * len(panels), height)
             figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
             for axis, (link, rows) in zip(axes[0], panels.items(), strict=True):
-                _panel(axis, link, rows)
+                _panel(axis, link, rows, max(map(len, panels.values())))
             figure.suptitle(f"{name}: {WORKLOADS[name].title}", fontsize=9)
             drawn[name] = folder / f"{name}.svg"
             figure.savefig(drawn[name], metadata={"Date": None})
@@ -49,8 +49,8 @@ def _shown(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.status in {"ok", "timeout"}]
 
 
-def _panel(axis: Any, link: str, rows: Sequence[Row]) -> None:
-    """The fastest on top; from the least to the most of the rounds, a dot at the median."""
+def _panel(axis: Any, link: str, rows: Sequence[Row], count: int) -> None:
+    """The fastest of at most `count` on top; from the least to the most of the rounds, a dot at the median."""
     axis.set_xscale("log")
     for y, row in enumerate(rows):
         kind = ADAPTERS[row.library].kind
@@ -66,7 +66,7 @@ def _panel(axis: Any, link: str, rows: Sequence[Row]) -> None:
         tick.set_color(COLORS[kind])
         tick.set_fontweight("bold" if kind == "hctef" else "normal")
         tick.set_fontstyle("italic" if kind == "limit" else "normal")
-    axis.invert_yaxis()
+    axis.set_ylim(count - 0.5, -0.5)
     axis.margins(x=0.25)
     axis.set_title(link, fontsize=8)
     axis.xaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+ ", " ", duration(value)))
