@@ -29,12 +29,15 @@ from hctef._ranges import PAGE, ByteRange
 
 KIB, MIB = 1 << 10, 1 << 20
 KS = 1.5
+KW, KW0, KW1, KM = 0.5, 32 * KIB, 1.5, 4
 
 SMALLEST_BITS, LARGEST_BITS = 14, 19
 """Of a block: 16 KiB to 512 KiB."""
 USUAL_LEVEL = 2
 USUAL_BLOCK = 1 << SMALLEST_BITS + USUAL_LEVEL
 """64 KiB: the largest one without evidence for more, since it is what a random read costs at most."""
+COLD = 128 * KIB
+"""What a new connection carries in a few round trips."""
 FEW = 4
 """Misses that teach nothing."""
 MISSES = 4096
@@ -109,6 +112,7 @@ class Policy:
         self._strides: list[Stride] = []  # latest first
         self._stride_survival = Survival()
         self._finder = Strides(RECENT)
+        self._warm = [COLD] * connections  # what connections may carry, by rank
         self._grids: list[dict[int, None]] = [{} for _ in range(LARGEST_BITS - SMALLEST_BITS + 1)]
         self._misses = 0  # in these
         self._clustered = False  # they keep together
@@ -130,6 +134,19 @@ class Policy:
         link = self._link
         piece = max(128 * KIB, link.product, min(MIB, link.bandwidth * SHORT))
         return int(piece / 2 if self._bought else piece) // (64 * KIB) * (64 * KIB)
+
+    def piece_of(self, running: int) -> int:
+        """The largest background request where `running` others are under way: it gets the connection of that rank,
+        the warmest first; and one that never carried much is in slow start, so that much would come late on it."""
+        most = self.piece
+        warm = self._warm
+        if running >= len(warm):
+            return most
+        size = warm[running]
+        if size >= most:
+            return most
+        warm[running] = 2 * size
+        return size
 
     @property
     def in_flight(self) -> int:
@@ -385,17 +402,17 @@ class Policy:
         """Ask for what is worth it beyond a run's last read. `prior`: the run's length, or the chance that it goes on
         at all."""
         length = max(run.length, 1)
-        most = min(max(MIB, 3 * product), self._bound // 2)
+        most = min(max(MIB, KM * product), self._bound / 2)
         if self._hint == "sequential":
             ahead = most
         else:
             ahead = 0.0
-            width = 32 * KIB
+            width = KW0
             while width < most:
-                width = min(2 * width, int(most) + 1)
+                width = min(KW1 * width, most)
                 law = length / (length + width) if prior >= 1 else prior
-                chance = self._survival.chance(length, width, law)
-                if chance < WORTHWHILE or chance * product < (1 - chance) * width:
+                chance = self._survival.chance(length, int(width), law)
+                if chance < WORTHWHILE or chance * product < (1 - chance) * width * KW:
                     break
                 ahead = width
         piece = self.piece
@@ -410,11 +427,11 @@ class Policy:
         if step > 0:
             end = self._size if end + PAGE > self._size else end
             trap = max(trap, run.edge)
-            behind.append(ByteRange(run.edge, end))
+            behind.append(ByteRange(max(0, run.last), end))  # all of it: what still waits goes first
         else:
             trap = min(trap, run.edge - 1)
             part = min(piece, max(USUAL_BLOCK, (run.edge - end) // 4 // PAGE * PAGE))
-            for at in range(run.edge, end, -part):
+            for at in range(run.last, end, -part):
                 behind.append(ByteRange(max(end, at - part), at))
         run.edge = end
         if 0 <= trap < self._size:
@@ -463,12 +480,14 @@ class Policy:
             depth = ahead
         if stride.asked > depth / 2:
             return
-        for k in range(stride.asked + 1, depth + 1):
+        for k in range(1, depth + 1):
             begin, end = self._element(stride, k)
             if begin >= self._size or end <= 0:
                 break
-            behind.append(self._clip(max(0, begin), end))
-            stride.asked = k
+            begin, end = self._clip(begin, end)
+            if self._absent(begin, end):  # what was asked for and still waits goes first
+                behind.append(ByteRange(begin, end))
+            stride.asked = max(k, stride.asked)
         if stride.asked:
             for k in {1, (stride.asked + 1) // 2}:
                 at = stride.anchor + k * stride.distance

@@ -255,7 +255,7 @@ class Simulation:
             wish = self.wishes.popleft()
             gap = next(self._gaps(wish), None)
             if gap is not None:
-                gap = ByteRange(gap.start, min(gap.stop, gap.start + self.policy.piece))
+                gap = ByteRange(gap.start, min(gap.stop, gap.start + self.policy.piece_of(self.flying)))
                 if gap.stop < wish.stop:
                     self.wishes.appendleft(ByteRange(gap.stop, wish.stop))
                 self._request(gap, urgent=False)
