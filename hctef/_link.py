@@ -23,15 +23,19 @@ from collections import deque
 WAITED = 100e-6
 """Seconds: a receive that took longer had to wait. Copying 256 KiB takes a quarter of it."""
 
-SPAN = 64 * 1024
-"""Bytes that the rate of one connection is measured over, at least: less is one burst of the network card."""
+SPAN = 40 * 1024
+"""Bytes that the rate of one connection is measured over, at least: less may be one burst of the network card. A body of 64 KiB has so many behind its first
+receive."""
 
 LEAST_SUM = 0.02
 """Seconds that the rate of all connections is measured over, at least: what waits in several sockets' buffers may
 come in a burst of memory's speed."""
 
-PRIOR_ROUND_TRIP, PRIOR_BANDWIDTH = 0.03, 64e6
-"""Seconds, bytes/s: what is assumed before anything was measured, so that a round trip is worth about 2 MB."""
+PRIOR_ROUND_TRIP = 0.03
+PRIOR_BANDWIDTH = 128e6
+PRIOR_PRODUCT = 256 * 1024
+"""Seconds, bytes/s, bytes: what is assumed before anything was measured. Too high is better than too low: who asks for
+little learns little. Where a round trip is short the line is fast: it is a machine nearby."""
 
 RECENT = 16
 """Round trips and rates remembered."""
@@ -71,6 +75,8 @@ class Link:
                 return  # it queued behind our own bytes
         trips.append(seconds)
         self.round_trip = max(1e-6, min(trips.copy()))
+        if not self._rates and not self._sums:
+            self.bandwidth = max(PRIOR_BANDWIDTH, PRIOR_PRODUCT / self.round_trip)
 
     def train(self) -> Train:
         """What to tell about the body that follows."""

@@ -109,17 +109,16 @@ class Stride:
         self.asked = 0
         """How many elements beyond the anchor were asked for."""
 
-    def position(self, start: int, reach: int) -> int:
-        """Which element after the anchor a read begins in, at most `reach` beyond what was asked for; 0: none."""
-        offset = start - self.anchor
-        if self.distance < 0:
-            offset, inside = -offset, 0
-            k = -(-(offset - PAGE) // -self.distance)
-            inside = k * -self.distance - offset
-        else:
-            k = (offset + PAGE) // self.distance
-            inside = offset - k * self.distance
-        return k if 0 < k <= self.asked + reach and -PAGE <= inside < max(PAGE, self.length) else 0
+    def position(self, start: int, stop: int, reach: int) -> int:
+        """Which element after the anchor a read is of, at most `reach` beyond what was asked for; 0: of none."""
+        distance = self.distance
+        k = (start - self.anchor + PAGE) // distance if distance > 0 else -((start - self.anchor) // -distance)
+        if not 0 < k <= self.asked + reach:
+            return 0
+        inside = start - self.anchor - k * distance
+        if -PAGE <= inside < PAGE:
+            return k
+        return k if 0 < inside and stop - start + inside < self.length + PAGE else 0
 
 
 class Strides:

@@ -57,6 +57,8 @@ RECENT = 48
 
 WORTHWHILE = 1 / 3
 """The least chance for which more than a few bytes are asked: then two in three bytes asked for may be wasted."""
+SURE = 0.6
+"""The same for a stride's elements: a wrong stride wastes all of them."""
 FREE = 256 * KIB
 """That few."""
 
@@ -120,7 +122,7 @@ class Policy:
         self._probes: dict[int, None] = {}  # pages whose touch tells that blocks are used
         self._placed = self._sprung = 0  # at the present size of blocks
         self._local = False  # reads keep to what was fetched
-        self._rents: dict[tuple[int, int], int] = {}
+        self._rents: dict[tuple[int, int], float] = {}
         self._bought: list[ByteRange] = []
         self._again = 0
         self._unexplained = False
@@ -187,7 +189,7 @@ class Policy:
                     self._runs.insert(0, run)
                 return self._run_on(run, step, start, stop, missing, product, unit)
         for index, stride in enumerate(self._strides):
-            steps = stride.position(start, self._connections)
+            steps = stride.position(start, stop, self._connections)
             if steps:
                 if index:
                     del self._strides[index]
@@ -208,7 +210,7 @@ class Policy:
         self._remember(run)
         behind: list[ByteRange] = []
         traps: list[int] = []
-        if found is not None:
+        if found is not None and self._pending(found[0]) < 2:
             distance, length, steps = found
             stride = Stride(start, distance, length, steps)
             self._strides.insert(0, stride)
@@ -229,6 +231,10 @@ class Policy:
             if not self._bought:
                 self._probe(start, stop, block, product, traps)
         return Advice(block, tuple(behind), tuple(traps))
+
+    def _pending(self, distance: int) -> int:
+        """How many strides of this distance have foretold nothing yet."""
+        return sum(stride.steps == 2 and -PAGE < stride.distance - distance < PAGE for stride in self._strides)
 
     def _remember(self, run: Run) -> None:
         runs = self._runs
@@ -335,13 +341,14 @@ class Policy:
         shift = max(18, unit.bit_length())
         top = (self._size - 1).bit_length()
         rents = self._rents
+        weight = 1.0 if block.length <= unit else 0.5  # who reads much at once chooses what
         while True:
             shift = min(shift, top)
             key = (shift, start >> shift)
-            count = rents.get(key, 0) + 1
+            count = rents.get(key, 0.0) + weight
             rents[key] = count
             if count >= RENTS:
-                share = KS if self._local or self._clustered else max(0.25, min(1.0, 4 / count))
+                share = KS if self._local or self._clustered else max(0.25, min(1.0, 4 / count)) if shift == top else 1.0
                 rent = count * product * self._slowness / share
                 low = start >> shift << shift
                 region = ByteRange(low, min(self._size, low + (1 << shift)))
@@ -351,7 +358,7 @@ class Policy:
                 break
             shift += 2
         if len(rents) > COUNTERS:
-            for key in [key for key, count in rents.items() if count == 1]:
+            for key in [key for key, count in rents.items() if count <= 1]:
                 del rents[key]
             if len(rents) > COUNTERS // 2:
                 rents.clear()
@@ -472,10 +479,11 @@ class Policy:
         """Ask for the elements that are worth it."""
         length = max(self._least, stride.length)
         most = int(min(2 * self._connections, max(2.0, 3 * product / length), self._bound // 2 // length))
+        steps = stride.steps + min(8, self._finder.good.get(stride.distance // PAGE, 0) / 2)
         depth = 0
         for ahead in range(1, most + 1):
-            chance = self._stride_survival.chance(stride.steps, ahead, stride.steps / (stride.steps + ahead))
-            if chance * product < (1 - chance) * length or (chance < WORTHWHILE and ahead * length > FREE):
+            chance = self._stride_survival.chance(stride.steps, ahead, steps / (steps + ahead))
+            if chance * product < (1 - chance) * length or (chance < SURE and ahead * length > FREE):
                 break
             depth = ahead
         if stride.asked > depth / 2:
