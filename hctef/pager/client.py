@@ -1,8 +1,16 @@
 """The client: this process's side of its pager.
 
 One pair of helpers a process, for all its buffers: started when the first buffer that lacks pages is exported, ended a
-second after the last mapping is gone. A thread of the client's hears answers and watches the helpers; it starts others
-where both die, and attaches everything again. A forked child talks to its parent's helpers by a socket of its own.
+second after the last mapping is gone. A forked child talks to its parent's helpers by a socket of its own.
+
+    one thread owns all of it: the socket, what was asked, what is attached, the helpers' life and death
+    any other thread appends to `_posted` and wakes that one: it never waits for a lock, a socket or a helper, so that
+        it may hold a file's lock, or be the garbage collector
+    who waits, waits for the future of a request; each is answered, or failed when nobody can be had who would answer
+    a helper that dies is replaced, and told all that it must know; whatever was not answered is asked again
+
+A thread that is blocked by a fault may hold the GIL. Where the supervisor AND the worker are killed just then, nothing
+can start others, and the thread waits for ever; docs/pager.md says more.
 """
 
 from __future__ import annotations
@@ -17,10 +25,12 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hctef import _faulting, _uffd
@@ -31,17 +41,18 @@ from hctef.exceptions import PagerError
 from hctef.pager import wire
 
 START_SECONDS = 30.0
+"""A helper that has not said that it is ready by then never will."""
+
 LINGER_SECONDS = 1.0
 """The helpers outlive the last mapping by this: the next file is often opened at once, and a start takes 0.1 s."""
 
+END_SECONDS = 10.0
+"""A helper that was left and is still there after these seconds is killed."""
 
-@dataclass(slots=True)
-class _Asked:
-    """A request that was not answered yet."""
+REFUSED_SECONDS = 1.0
 
-    message: wire.Message
-    descriptors: list[int]
-    future: Future[Any]
+PAUSE_MOST = 10.0
+"""Seconds between attempts to start helpers, at the most."""
 
 
 class Link:
@@ -49,357 +60,584 @@ class Link:
 
     def __init__(self, client: Client, mapping: Mapping, message: wire.Message, table: int) -> None:
         self.client = client
-        self.mapping = mapping
+        self.mapping: Mapping | None = mapping
         self.name: str = message["link"]
         self.message = message
-        self.table = table
-        self._holds: dict[int, ByteRange] = {}
+        self.place = mapping.base, mapping.length
+        self.descriptors = [mapping.uffd, mapping.memfd, table]
+        """Open until the pager was told that the mapping is gone: the order of a teardown is unmap, detach, close."""
+        self.hint: str | None = None
+        self._numbers = itertools.count(1)
+        self._holds: dict[int, tuple[int, ByteRange]] = {}
         self._waiting: set[Future[Any]] = set()
 
-    def read(self, wanted: ByteRange, ahead: int, hold: object) -> Future[None]:
-        key = None if hold is None else id(hold)
-        if key is not None:
-            self._holds[key] = wanted
-        return self._ask({"op": "read", "start": wanted.start, "stop": wanted.stop, "ahead": ahead, "hold": key})
+    def read(self, wanted: ByteRange, hold: object) -> Future[None]:
+        message = {"op": "read", "start": wanted.start, "stop": wanted.stop, "hold": None}
+        if hold is not None:
+            number = message["hold"] = next(self._numbers)  # an id() may be another object's soon
+            self._holds[id(hold)] = number, wanted
+        return self._ask(message)
 
     def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool) -> Future[int]:
         total: Future[int] = Future()
-        parts: list[Future[Any]] = []
-        for batch in itertools.batched(ranges, wire.MOST_RANGES):
-            message = {"op": "prefetch", "ranges": wire.pack_ranges(batch), "wait": wait}
-            parts.append(self._ask(message))
+        parts = [
+            self._ask({"op": "prefetch", "ranges": wire.pack_ranges(batch), "wait": wait})
+            for batch in itertools.batched(ranges, wire.MOST_RANGES)
+        ]
         left = itertools.count(len(parts) - 1, -1)
 
         def came(_: Future[Any]) -> None:
-            if next(left) == 0 and total.set_running_or_notify_cancel():
-                errors = [error for part in parts if (error := part.exception()) is not None]
-                if errors:
-                    total.set_exception(errors[0])
-                else:
-                    total.set_result(sum(part.result()["count"] for part in parts))
+            if next(left) > 0:
+                return
+            errors = [error for part in parts if (error := part.exception()) is not None]
+            if errors:
+                _settle(total, error=errors[0])
+            else:
+                _settle(total, sum(part.result()["count"] for part in parts))
 
         for part in parts:
             part.add_done_callback(came)
+        if not parts:
+            total.set_result(0)
         return total
 
     def evict(self, start: int, stop: int) -> Future[None]:
         return self._ask({"op": "evict", "start": start, "stop": stop})
 
     def let_go(self, hold: object) -> None:
-        if self._holds.pop(id(hold), None) is not None:
-            self.client.tell({"op": "let_go", "link": self.name, "hold": id(hold)})
+        held = self._holds.pop(id(hold), None)
+        if held is not None:
+            self.client.tell(self, {"op": "let_go", "hold": held[0]})
+
+    def advise(self, hint: str) -> None:
+        self.hint = hint
+        self.client.tell(self, {"op": "advise", "hint": hint})
 
     def cancel(self) -> None:
         for future in list(self._waiting):
-            _fail(future, Cancelled())
+            _settle(future, error=Cancelled())
+
+    def look(self, ranges: Sequence[ByteRange]) -> None:
+        """Whole pages were filled here: the pager is to count them among its own."""
+        for batch in itertools.batched(ranges, wire.MOST_RANGES):
+            self.client.tell(self, {"op": "look", "ranges": wire.pack_ranges(batch)})
+
+    def unmapped(self, mapping: Mapping) -> None:
+        """The mapping's last view is gone, perhaps by the garbage collector. Its descriptors are the client's now."""
+        mapping.uffd = mapping.memfd = -1
+        mapping.closed = lambda _: None
+        self.mapping = None
+        self.client.tell(self, {"op": "detach"})
 
     def _ask(self, message: wire.Message) -> Future[Any]:
-        future = self.client.ask({**message, "link": self.name})
+        future: Future[Any] = Future()
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
+        self.client.ask(self, message, future)
         return future
 
-    def holds(self) -> list[wire.Message]:
-        """What to ask of a pager that knows nothing of this process: what is held."""
-        found = list(self._holds.items())
-        return [
-            {"op": "read", "link": self.name, "start": a, "stop": b, "ahead": 0, "hold": key} for key, (a, b) in found
-        ]
+    def again(self) -> Iterator[wire.Message]:
+        """What a pager that stands in for another must be told: what is held, and the advice."""
+        if self.hint is not None:
+            yield {"op": "advise", "link": self.name, "hint": self.hint}
+        for number, (start, stop) in list(self._holds.values()):
+            yield {"op": "read", "link": self.name, "start": start, "stop": stop, "hold": number}
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """What is to be said, and the future of its answer, where there is one."""
+
+    link: Link
+    message: wire.Message
+    future: Future[Any] | None = None
+
+
+class Helpers:
+    """A pair of helpers, as one that talks to them sees it."""
+
+    def __init__(
+        self, sock: socket.socket, pidfd: int = -1, deadline: float | None = None, *, shared: bool = False
+    ) -> None:
+        self.socket = sock
+        self.pidfd = pidfd
+        """Of the supervisor; -1 where it is not our child."""
+        self.deadline = deadline
+        """When it must have said that it is ready; once it was left, when it must be gone."""
+        self.shared = shared
+        """Forked children talk to them too: they need not end when we leave."""
+
+    def leave(self) -> None:
+        """Nothing more is said. They end, and their sockets with them, unless others need them."""
+        self.deadline = None if self.shared else time.monotonic() + END_SECONDS
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        if self.pidfd >= 0:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """The supervisor has ended. By its descriptor: its number may be another process's by now."""
+        with contextlib.suppress(OSError):  # the program waits for all children, or ignores SIGCHLD
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        self.pidfd = -1
+
+    def close(self) -> None:
+        self.socket.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
 
 class Client:
     """The pager of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._ids = itertools.count(1)
-        self._asked: dict[int, _Asked] = {}
-        self._links: dict[str, Link] = {}
-        self._socket: socket.socket | None = None
-        self._pid = 0
-        self._pidfd = -1
-        self._thread: threading.Thread | None = None
+        self._posted: deque[_Request] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._guard = threading.Lock()
+        """Held for a moment, to start the thread and to end it; never where anything is waited for."""
+        self._thread: threading.Thread | None = None
         self._stop = False
-        self._late: deque[wire.Message] = deque()
-        """What the garbage collector wants told, which may run while this very thread holds the lock."""
+        # The rest is the thread's own.
+        self._ids = itertools.count(1)
+        self._links: dict[str, Link] = {}
+        self._asked: dict[int, _Request] = {}
+        self._refused: dict[str, float] = {}
+        """By link: when to attach it again, where new helpers could not take it over."""
+        self._sending: deque[tuple[wire.Message, Link]] = deque()
+        self._helpers: Helpers | None = None
+        self._left: list[Helpers] = []
+        self._pause, self._again_at = 0.0, 0.0
+        self._idle_since: float | None = None
 
-    # starting
-
-    def start(self) -> None:
-        """Have the helpers run. Raises PagerError: they do not start."""
-        with self._lock:
-            if self._socket is None:
-                self._spawn()
-                self._listen()
-
-    def _spawn(self) -> None:
-        mine, its = wire.pair()
-        try:
-            number = its.fileno()
-            code = f"import sys; sys.path[:] = {sys.path!r}; from hctef.pager.supervisor import main; main({number})"
-            null = "/dev/null"
-            actions = [
-                (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, number, number),  # to the same number: it survives the exec
-            ]
-            arguments = [sys.executable, "-I", "-c", code]
-            signals = [signal.SIGINT, signal.SIGTERM, signal.SIGPIPE]
-            self._pid = os.posix_spawn(
-                sys.executable, arguments, os.environ, file_actions=actions, setsid=True, setsigdef=signals
-            )
-        except OSError as error:
-            mine.close()
-            raise PagerError(f"the pager's process cannot be started: {error}") from error
-        finally:
-            its.close()
-        self._pidfd = os.pidfd_open(self._pid)
-        mine.settimeout(START_SECONDS)
-        try:
-            ready = wire.receive(mine)
-        except OSError:
-            ready = None
-        if ready is None:
-            mine.close()
-            self._reap()
-            raise PagerError(
-                "the pager's process ended at once, or did not say that it is ready: its errors are on stderr"
-            )
-        mine.settimeout(None)
-        self._socket = mine
-
-    def _reap(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self._pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # somebody waited for all children
-            os.waitpid(self._pid, 0)
-        os.close(self._pidfd)
-        self._pid, self._pidfd = 0, -1
-
-    def _listen(self) -> None:
-        self._stop = False
-        self._thread = threading.Thread(target=self._run, name="hctef-pager", daemon=True)
-        self._thread.start()
-
-    # asking
+    # in any thread
 
     def attach(self, mapping: Mapping, message: wire.Message, table: int) -> Link:
-        """Have the faults of a mapping resolved. `table` is the descriptor of its shared page table, which it takes over.
+        """Have the faults of a mapping resolved. Takes over `table`, the descriptor of its shared page table.
 
-        Raises PagerError.
+        Raises PagerError: the helpers do not start, or refuse. What was taken over goes when the mapping does.
         """
         link = Link(self, mapping, {**message, "op": "attach", "link": secrets.token_hex(8)}, table)
-        with self._lock:
-            self._links[link.name] = link
-        try:
-            descriptors = [mapping.uffd, mapping.memfd, table]
-            self.ask(link.message, descriptors).result(START_SECONDS)
-        except TimeoutError:
-            self._forget(link.name)
-            raise PagerError("the pager does not answer") from None
-        except BaseException:
-            self._forget(link.name)
-            raise
-        mapping.closed = lambda _: self._gone(link.name)
+        future: Future[Any] = Future()
+        mapping.closed = link.unmapped
+        self.ask(link, link.message, future)
+        _result(future, 2 * START_SECONDS)
         return link
 
-    def ask(self, message: wire.Message, descriptors: Sequence[int] = ()) -> Future[Any]:
-        """Send a request. The future has its reply, or raises what the reply says."""
-        future: Future[Any] = Future()
-        with self._lock:
-            self._tell_late()  # in order: what was let go before is let go first
-            number = next(self._ids)
-            asked = _Asked({**message, "id": number}, list(descriptors), future)
-            self._asked[number] = asked
-            self._send(asked.message, asked.descriptors)
-        return future
+    def ask(self, link: Link, message: wire.Message, future: Future[Any]) -> None:
+        """Send a request soon. The future has its reply, or raises what the reply says. Raises PagerError."""
+        with self._guard:
+            self._posted.append(_Request(link, {**message, "link": link.name}, future))
+            if self._thread is None:
+                try:
+                    self._start()
+                except RuntimeError as error:  # the system has no more threads, or the interpreter ends
+                    self._posted.pop()
+                    raise PagerError(f"the pager's thread cannot be started: {error}") from error
+        self._poke()
 
-    def tell(self, message: wire.Message) -> None:
-        """Send what needs no reply, soon. Never blocks."""
-        self._late.append(message)
-        with contextlib.suppress(BlockingIOError):
+    def tell(self, link: Link, message: wire.Message) -> None:
+        """Say what needs no answer, soon. Takes no lock: the garbage collector may call it anywhere."""
+        self._posted.append(_Request(link, {**message, "link": link.name}))
+        self._poke()
+
+    def _poke(self) -> None:
+        with contextlib.suppress(OSError):
             os.eventfd_write(self._wake, 1)
 
-    def _send(self, message: wire.Message, descriptors: Sequence[int] = ()) -> None:
-        if self._socket is None:
-            raise PagerError("the pager is not there")
-        with contextlib.suppress(ConnectionError, BrokenPipeError):  # it died: all is asked again of the next one
-            wire.send(self._socket, message, descriptors)
+    def _start(self) -> None:
+        self._stop = False
+        thread = threading.Thread(target=self._run, name="hctef-pager", daemon=True)
+        thread.start()
+        self._thread = thread
 
-    def _gone(self, name: str) -> None:
-        """A mapping's last view is gone. Perhaps by the garbage collector: no lock is waited for."""
-        self.tell({"op": "detach", "link": name})
-
-    def _forget(self, name: str) -> None:
-        with self._lock:
-            link = self._links.pop(name, None)
-        if link is not None:
-            os.close(link.table)
-            link.cancel()
-
-    # hearing
+    # the thread
 
     def _run(self) -> None:
-        """The client's thread."""
-        idle_since: float | None = None
         while not self._stop:
-            sock = self._socket
-            if sock is None:
-                return
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            poll.register(self._wake, select.POLLIN)
-            if self._pidfd >= 0:
-                poll.register(self._pidfd, select.POLLIN)
-            events = [fd for fd, _ in poll.poll(100 if idle_since is not None else None)]
-            if self._wake in events:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-                self._tell_late()
-            if (sock.fileno() in events and not self._hear(sock)) or self._pidfd in events:
-                self._restart()
-            idle_since = None if self._links else idle_since or time.monotonic()
-            if idle_since is not None and time.monotonic() - idle_since >= LINGER_SECONDS and self._end():
-                return
+            try:
+                self._turn()
+                if self._over():
+                    return
+            except Exception:  # noqa: BLE001  # whatever it is: nobody may wait for ever, for an answer or for a page
+                wire.say(f"hctef: the pager's client failed, and begins anew:\n{traceback.format_exc()}")
+                self._begin_anew()
 
-    def _tell_late(self) -> None:
-        while self._late:
-            message = self._late.popleft()
-            with self._lock, contextlib.suppress(PagerError):
-                self._send(message)
-            if message["op"] == "detach":
-                self._forget(message["link"])
+    def _turn(self) -> None:
+        """Say what is to be said, and hear what comes next."""
+        while self._posted:
+            self._take(self._posted.popleft())
+        now = time.monotonic()
+        if self._helpers is None and self._links and now >= self._again_at:
+            self._begin()
+        for name in [name for name, due in self._refused.items() if now >= due]:
+            del self._refused[name]
+            if name in self._links:
+                self._take(_Request(self._links[name], self._links[name].message))
+        for left in self._left:
+            if left.deadline is not None and now >= left.deadline:
+                left.deadline = None
+                left.kill()
+        self._flush()
+        ready = self._wait(now)
+        if self._wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        for left in list(self._left):
+            self._see_off(left, ready)
+        helpers = self._helpers
+        if helpers is not None and (
+            (helpers.socket.fileno() in ready and not self._hear(helpers))
+            or helpers.pidfd in ready
+            or (helpers.deadline is not None and time.monotonic() >= helpers.deadline)
+        ):
+            self._lost(helpers)
 
-    def _hear(self, sock: socket.socket) -> bool:
-        """Take one message. False: the helpers are gone."""
-        received = wire.receive(sock)
-        if received is None:
-            return False
-        reply, _ = received
-        if reply.get("again"):
-            with self._lock:
+    def _wait(self, now: float) -> set[int]:
+        """The descriptors that something has happened to, none where something else is due."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        due = list(self._refused.values())
+        for helpers in (*self._left, *([self._helpers] if self._helpers else [])):
+            if helpers.socket.fileno() >= 0:
+                blocked = bool(self._sending) and helpers is self._helpers
+                poll.register(helpers.socket, select.POLLIN | (select.POLLOUT if blocked else 0))
+            if helpers.pidfd >= 0:
+                poll.register(helpers.pidfd, select.POLLIN)
+            if helpers.deadline is not None:
+                due.append(helpers.deadline)
+        if self._helpers is None and self._links:
+            due.append(self._again_at)
+        if self._idle_since is not None and (self._helpers is not None or not self._left):
+            due.append(self._idle_since + LINGER_SECONDS)
+        return {fd for fd, _ in poll.poll(max(0.0, min(due) - now) * 1000 + 1 if due else None)}
+
+    def _take(self, request: _Request) -> None:
+        """Something to be said, which is answered or not."""
+        link, op = request.link, request.message["op"]
+        if op == "detach":
+            self._forget(link)
+            return
+        if op == "attach":
+            self._links[link.name] = link
+        elif link.name not in self._links:
+            _settle(request.future, error=PagerError("the file is not attached to the pager"))
+            return
+        if request.future is not None and request.future.done():  # given up before it was sent
+            return
+        if op in wire.ANSWERED:
+            number = next(self._ids)
+            request.message = {**request.message, "id": number}
+            self._asked[number] = request
+        if self._helpers is not None:
+            self._say(request)
+        elif self._pause and op in wire.ANSWERED - {"attach"}:
+            del self._asked[request.message["id"]]
+            _settle(request.future, error=PagerError("the pager's process is gone, and none can be started now"))
+
+    def _say(self, request: _Request) -> None:
+        self._sending.append((request.message, request.link))
+
+    def _flush(self) -> None:
+        while self._helpers is not None and self._sending:
+            message, link = self._sending[0]
+            count = {"attach": 3, "rearm": 1}.get(message["op"], 0)
+            if count and not link.descriptors:  # its mapping has gone meanwhile
+                self._sending.popleft()
+                continue
+            try:
+                wire.send(self._helpers.socket, message, link.descriptors[:count])
+            except BlockingIOError:
+                return
+            except ConnectionError:  # it is gone, which is heard next
+                self._sending.clear()
+                return
+            except (OSError, ValueError) as error:
+                self._answer(message.get("id", 0), error=PagerError(f"the pager cannot be asked: {error}"))
+            self._sending.popleft()
+
+    def _hear(self, helpers: Helpers) -> bool:
+        """Take what came. False: the helpers are gone."""
+        while True:
+            try:
+                received = wire.receive(helpers.socket)
+            except BlockingIOError:
+                return True
+            if received is None:
+                return False
+            reply, descriptors = received
+            wire.close(descriptors)
+            if "ready" in reply:
+                helpers.deadline, self._pause = None, 0.0
+            elif "again" in reply:
                 self._ask_again()
-            return True
-        with self._lock:
-            asked = self._asked.pop(reply.get("id", 0), None)
-        if asked is not None:
-            if "error" in reply:
-                _fail(asked.future, wire.unpack_error(reply))
+            elif "error" in reply:
+                self._answer(reply.get("id", 0), error=wire.unpack_error(reply))
             else:
-                _settle(asked.future, reply)
-        return True
+                self._answer(reply.get("id", 0), reply)
+
+    def _answer(self, number: int, reply: Any = None, error: Exception | None = None) -> None:
+        request = self._asked.pop(number, None)
+        if request is None:
+            return
+        link, op = request.link, request.message["op"]
+        if error is not None and link.name in self._links:
+            if op == "rearm":  # the parent was faster to unmap it: what they need to know of it is here too
+                self._take(_Request(link, link.message))
+                return
+            if op == "attach" and request.future is None:  # it was attached once, so somebody may be blocked
+                wire.say(f"hctef: a new pager does not take over a file, which waits {REFUSED_SECONDS:g} s: {error}\n")
+                self._refused[link.name] = time.monotonic() + REFUSED_SECONDS
+                return
+            if op == "attach":
+                del self._links[link.name]
+        _settle(request.future, reply, error)
+
+    def _forget(self, link: Link) -> None:
+        """Its mapping is gone."""
+        attached = self._links.pop(link.name, None) is not None
+        for number in [number for number, request in self._asked.items() if request.link is link]:
+            _settle(self._asked.pop(number).future, error=PagerError("the file is not attached to the pager"))
+        if self._helpers is not None and (attached or link.descriptors):
+            number = next(self._ids)
+            self._asked[number] = _Request(link, {"op": "detach", "link": link.name, "id": number})
+            self._say(self._asked[number])
+        descriptors, link.descriptors = link.descriptors, []
+        wire.close(descriptors)
+
+    # helpers
+
+    def _begin(self) -> None:
+        """Start helpers, and tell them all that they must know."""
+        try:
+            self._helpers = start_helpers()
+        except PagerError as error:
+            self._failed(error)
+            return
+        self._refused.clear()
+        for request in self._asked.values():
+            if request.message["op"] == "rearm":  # in words that these helpers understand
+                request.message = {**request.link.message, "id": request.message["id"]}
+        known = {request.link.name for request in self._asked.values() if request.message["op"] == "attach"}
+        for link in self._links.values():
+            if link.name not in known:
+                number = next(self._ids)
+                self._asked[number] = _Request(link, {**link.message, "id": number})
+        self._ask_again()
 
     def _ask_again(self) -> None:
-        for link in list(self._links.values()):
-            for message in link.holds():
-                self._send({**message, "id": next(self._ids)})
-        for asked in list(self._asked.values()):
-            self._send(asked.message, asked.descriptors)
+        """Nobody there knows what was asked."""
+        self._sending.clear()
+        first = {number: request for number, request in self._asked.items() if "base" in request.message}
+        for request in first.values():
+            self._say(request)
+        for link in self._links.values():
+            for message in link.again():
+                self._say(_Request(link, {**message, "id": next(self._ids)}))
+        for number, request in self._asked.items():
+            if number not in first:
+                self._say(request)
 
-    def _restart(self) -> None:
-        """The supervisor is gone, or both: start others, and attach all that can be touched."""
-        pause = 0.01
-        while True:
-            with self._lock:
-                old, self._socket = self._socket, None
-                if self._pidfd >= 0:
-                    self._reap()
-                try:
-                    self._spawn()
-                except PagerError as error:
-                    self._socket = old
-                    line = f"hctef: {error}; trying again in {pause:.2f} s: who touches a remote page waits\n"
-                else:
-                    if old is not None:
-                        old.close()  # a worker that was left alone ends
-                    for link in list(self._links.values()):
-                        descriptors = [link.mapping.uffd, link.mapping.memfd, link.table]
-                        self._send({**link.message, "id": next(self._ids)}, descriptors)
-                    for number, asked in list(self._asked.items()):
-                        if asked.message["op"] in ("attach", "rearm"):  # what was just sent says the same
-                            del self._asked[number]
-                            asked.future.set_result({})
-                    self._ask_again()
-                    break
-            os.write(2, line.encode())
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
-        for _ in range(3):  # what a dying worker reads last is read again
-            for link in list(self._links.values()):
-                with contextlib.suppress(OSError):
-                    _uffd.wake(link.mapping.uffd, link.mapping.base, link.mapping.length)
-            time.sleep(0.05)
+    def _lost(self, helpers: Helpers) -> None:
+        """The supervisor is gone, or both are."""
+        ready = helpers.deadline is None
+        self._leave()
+        if not ready:
+            why = "ended at once, or did not say that it is ready: its errors are on stderr"
+            self._failed(PagerError(f"the pager's process {why}"))
 
-    def _end(self) -> bool:
-        """Nothing is attached any longer: let the helpers go. False: something came."""
-        with self._lock:
-            if self._links or self._asked:
+    def _leave(self) -> None:
+        helpers, self._helpers = self._helpers, None
+        self._sending.clear()
+        if helpers is not None:
+            helpers.leave()
+            self._left.append(helpers)
+
+    def _see_off(self, left: Helpers, ready: set[int]) -> None:
+        """Helpers that were left: the worker is gone when its socket is, the supervisor when its descriptor says so."""
+        if left.socket.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                while (received := wire.receive(left.socket)) is not None:
+                    wire.close(received[1])
+                left.socket.close()
+                for link in self._links.values():  # what it read last cannot be read again
+                    with contextlib.suppress(OSError):
+                        _uffd.wake(link.descriptors[0], *link.place)
+        if left.pidfd in ready:
+            left.reap()
+        if left.pidfd < 0 and left.socket.fileno() < 0:
+            self._left.remove(left)
+
+    def _failed(self, error: PagerError) -> None:
+        """Helpers could not be started: who asked is told, who touched an absent page waits for the next attempt."""
+        self._pause = min(PAUSE_MOST, 2 * self._pause + 0.05)
+        self._again_at = time.monotonic() + self._pause
+        asked, self._asked = list(self._asked.values()), {}
+        for request in asked:
+            if request.future is not None and request.message["op"] == "attach":
+                self._links.pop(request.link.name, None)
+            _settle(request.future, error=error)
+        if self._links:
+            wire.say(f"hctef: {error}; trying again in {self._pause:.2f} s: who touches an absent page waits\n")
+        else:
+            self._pause = self._again_at = 0.0
+
+    def _begin_anew(self) -> None:
+        """Something has happened that nobody thought of: no state of a conversation is to be trusted."""
+        self._leave()
+        self._failed(PagerError("the pager's client failed: stderr tells how"))
+
+    def _over(self) -> bool:
+        """Whether nothing is attached, nothing to be said, and the helpers are gone: the thread ends then."""
+        if self._links or self._posted:
+            self._idle_since = None
+            return False
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since < LINGER_SECONDS:
+            return False
+        self._asked.clear()
+        self._leave()
+        if self._left or not self._guard.acquire(blocking=False):
+            return False
+        try:
+            if self._posted:
                 return False
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
-            if self._pidfd >= 0:
-                pidfd = self._pidfd
-                poll = select.poll()
-                poll.register(pidfd, select.POLLIN)
-                poll.poll(2000)
-                self._reap()
-            self._thread = None
+            self._thread, self._idle_since = None, None
             return True
+        finally:
+            self._guard.release()
 
     # forking
 
     def before_fork(self) -> None:
-        """No thread of ours is there while the process is copied."""
-        self._lock.acquire()
+        """Python warns of a fork beside threads. It ends no wait, and holds no lock: the file's own may be held."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            self._stop = True
-            os.eventfd_write(self._wake, 1)
-            self._lock.release()
-            thread.join()
-            self._lock.acquire()
+        if thread is None or thread is threading.current_thread():
+            return
+        self._stop = True
+        self._poke()
+        thread.join()
+        with self._guard:
+            self._thread = None
 
     def after_fork_in_parent(self) -> None:
-        if self._socket is not None and self._stop:
-            self._listen()
-        self._lock.release()
+        if self._helpers is not None and self._links:
+            self._helpers.shared = True
+        if not self._stop:
+            return
+        with self._guard, contextlib.suppress(RuntimeError):  # the next request starts it
+            if self._thread is None:
+                self._start()
 
     def in_child(self, parent: Client, alive: list[Mapping]) -> None:
         """Take over what was mapped again here, and have the parent's helpers listen to it."""
-        self._links = {name: link for name, link in parent._links.items() if link.mapping in alive}
-        for link in self._links.values():
-            link.client, link._holds, link._waiting = self, {}, set()
-        inherited = parent._socket
-        if parent._pidfd >= 0:
-            os.close(parent._pidfd)
         os.close(parent._wake)
-        if inherited is None:
-            return
+        for link in list(parent._links.values()):
+            mapping = link.mapping
+            link.client, link._holds, link._waiting = self, {}, set()
+            if mapping is not None and mapping in alive:
+                link.descriptors[0] = mapping.uffd
+                self._links[link.name] = link
+            else:
+                wire.close(link.descriptors[0 if mapping is None else 2 :])  # the first two are the mapping's
+                link.descriptors = []
+                if mapping is not None:
+                    mapping.closed = lambda _: None
+        for left in parent._left:
+            left.close()
+        helpers = parent._helpers
+        if helpers is not None:
+            if helpers.deadline is None and self._links:
+                self._join(helpers)
+            helpers.close()
         if self._links:
-            mine, its = wire.pair()
-            with contextlib.suppress(OSError):
-                wire.send(inherited, {"op": "client"}, [its.fileno()])
-            its.close()
-            self._socket = mine
-            for link in self._links.values():
-                link.mapping.closed = lambda _, name=link.name: self._gone(name)  # type: ignore[misc]
-                self.ask({"op": "rearm", "link": link.name, "base": link.mapping.base}, [link.mapping.uffd])
-            self._listen()
-        inherited.close()
+            with contextlib.suppress(RuntimeError):  # the next request starts it
+                self._start()
+
+    def _join(self, helpers: Helpers) -> None:
+        """Talk to the parent's helpers. Where they do not hear of it, the socket's end says so, and others start."""
+        mine, its = wire.pair()
+        mine.setblocking(False)
+        with its, contextlib.suppress(OSError):
+            poll = select.poll()
+            poll.register(helpers.socket, select.POLLOUT)
+            poll.poll(1000)
+            wire.send(helpers.socket, {"op": "client"}, [its.fileno()])
+        self._helpers = Helpers(mine, shared=True)
+        for link in self._links.values():
+            self._take(_Request(link, {"op": "rearm", "link": link.name, "base": link.place[0]}))
 
 
-def _settle(future: Future[Any], reply: wire.Message) -> None:
-    with contextlib.suppress(InvalidStateError, RuntimeError):  # it was given up in another thread at this moment
-        if future.set_running_or_notify_cancel():
-            future.set_result(reply)
+def start_helpers() -> Helpers:
+    """Start a supervisor, which forks the worker. Raises PagerError: it cannot be."""
+    mine, its = wire.pair()
+    with its:
+        mine.setblocking(False)
+        number = its.fileno()
+        code = f"import sys; sys.path[:] = {_path()!r}; from hctef.pager.supervisor import main; main({number})"
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, number, number),  # to the same number: it survives the exec
+        ]
+        if sys.__stderr__ is None:  # 2 was closed when we began: it is closed, or somebody's file
+            actions.insert(0, (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", code],
+                _environment(),
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            )
+            return Helpers(mine, os.pidfd_open(pid), time.monotonic() + START_SECONDS)
+        except (OSError, ValueError, NotImplementedError) as error:
+            mine.close()
+            raise PagerError(f"the pager's process cannot be started: {error}") from error
 
 
-def _fail(future: Future[Any], error: Exception) -> None:
-    with contextlib.suppress(Exception):  # it ended in another thread at this moment
-        if future.set_running_or_notify_cancel():
+def _path() -> list[str]:
+    """Where modules are found: as here, in absolute terms, and where this package lies."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # the working directory is gone: so are its modules
+        found = list(map(os.path.abspath, sys.path))
+    found = found or [entry for entry in sys.path if Path(entry).is_absolute()]
+    return [*found, str(Path(__file__).parents[2])]
+
+
+def _environment() -> dict[str, str]:
+    """This process's, for another working directory."""
+    found = dict(os.environ)
+    return found | {name: wire.absolute(found[name]) or "" for name in wire.CERTIFICATES if name in found}
+
+
+def _settle(future: Future[Any] | None, result: Any = None, error: BaseException | None = None) -> None:
+    """Have a future done, unless it is: who waits may have given it up at this moment."""
+    if future is None:
+        return
+    with contextlib.suppress(InvalidStateError, RuntimeError):
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
             future.set_exception(error)
+
+
+def _result(future: Future[Any], timeout: float) -> Any:
+    """What a future has after at most about `timeout` seconds in which this process did run: while another thread is
+    blocked in a fault and holds the GIL, time goes by in which nobody can answer. Raises PagerError: nothing came."""
+    for _ in range(int(timeout / 0.5)):
+        with contextlib.suppress(TimeoutError):
+            return future.result(0.5)
+    raise PagerError("the pager does not answer")
 
 
 _client = Client()

@@ -10,15 +10,18 @@ While we live, some descriptor of each userfaultfd is open, so that no hole beco
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import logging
 import os
 import resource
 import select
 import signal
 import socket
-import sys
 import time
+import traceback
+import warnings
 
 from hctef.pager import wire
 from hctef.pager.worker import State, Worker, leave
@@ -26,34 +29,55 @@ from hctef.pager.worker import State, Worker, leave
 QUICK = 1.0
 """A worker that lived for less than these seconds was no success: the next one is forked after a pause."""
 
+PAUSE_MOST = 1.0
+
 
 def main(fd: int) -> None:
     """Serve the process at the other end of socket `fd` until it is gone."""
     _settle(fd)
     state = State({1: socket.socket(fileno=fd)})
-    wire.send(state.clients[1], {"ready": os.getpid()})
+    try:
+        wire.send(state.clients[1], {"ready": os.getpid()})
+    except OSError:  # it is gone already
+        return
     gc.freeze()  # what is there now is shared with each worker: collections would copy it
     again, pause = False, 0.0
     while state.clients:
         began = time.monotonic()
-        pid, control = _fork(state, again=again)
-        status = _watch(state, pid, control)
+        try:
+            pid, control = _fork(state, again=again)
+        except OSError as error:  # no more processes, for now
+            wire.say(f"hctef: the pager's worker cannot be started: {error}\n")
+            status = -1
+        else:
+            status = _watch(state, pid, control)
         if status == 0:
             return
-        pause = min(1.0, 2 * pause + 0.01) if time.monotonic() - began < QUICK else 0.0
+        pause = min(PAUSE_MOST, 2 * pause + 0.01) if time.monotonic() - began < QUICK else 0.0
         time.sleep(pause)
         again = True
 
 
 def _settle(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir("/")  # no file system is kept from being unmounted
-    os.closerange(3, fd)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    os.closerange(fd + 1, min(soft, 65536))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _close_all_but(fd)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    logging.getLogger().addHandler(logging.NullHandler())  # a failure is told as this package's rules say, not twice
+    warnings.simplefilter("ignore")
     _name("hctef-pager")
+
+
+def _close_all_but(fd: int) -> None:
+    """What a program lets its children inherit is not for us: who waits for the end of a pipe would wait for ours."""
+    try:
+        last = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208  # numbers, not paths
+    except OSError:
+        last = 65536
+    os.closerange(3, fd)
+    os.closerange(fd + 1, last + 1)
 
 
 def _name(name: str) -> None:
@@ -61,9 +85,14 @@ def _name(name: str) -> None:
 
 
 def _fork(state: State, *, again: bool) -> tuple[int, socket.socket]:
-    """A worker that begins where the last one ended."""
+    """A worker that begins where the last one ended. Raises OSError."""
     mine, its = wire.pair()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        mine.close()
+        its.close()
+        raise
     if pid == 0:
         status = 1
         try:
@@ -72,7 +101,7 @@ def _fork(state: State, *, again: bool) -> tuple[int, socket.socket]:
             Worker(state, its, again=again).run()
             status = 0
         except BaseException:  # noqa: BLE001  # shown, and the supervisor forks another
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            wire.say(f"hctef: the pager's worker failed, and another begins:\n{traceback.format_exc()}")
         finally:
             os._exit(status)  # not through the supervisor's own ends
     its.close()
@@ -81,39 +110,36 @@ def _fork(state: State, *, again: bool) -> tuple[int, socket.socket]:
 
 def _watch(state: State, pid: int, control: socket.socket) -> int:
     """Keep what the worker says until it ends. Returns how it ended: 0 where nobody needs another."""
+    control.setblocking(False)
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(pidfd, select.POLLIN)
     try:
-        ended = False
-        while not ended:
-            ended = any(fd == pidfd for fd, _ in poll.poll())
-            while _take(state, control):  # what it said before it died, too
-                pass
-            if ended:
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            while (received := _received(control)) is not None:  # what it said before it died, too
+                keep(state, *received)
+            if pidfd in ready:
                 return os.waitpid(pid, 0)[1]
     finally:
         os.close(pidfd)
         control.close()
-    return 0
 
 
-def _take(state: State, control: socket.socket) -> bool:
-    """Keep one message of the worker's, if there is any."""
-    control.setblocking(False)
-    try:
-        received = wire.receive(control)
-    except BlockingIOError:
-        return False
-    if received is None:
-        return False
-    message, descriptors = received
+def _received(control: socket.socket) -> tuple[wire.Message, list[int]] | None:
+    with contextlib.suppress(BlockingIOError):
+        return wire.receive(control)
+    return None
+
+
+def keep(state: State, message: wire.Message, descriptors: list[int]) -> None:
+    """Have the state hold what a worker was told."""
     client = message["client"]
     match message["op"]:
         case "attach":
             uffd, *others = descriptors
-            state.links[message["link"]] = (client, message, others)
+            state.links[message["link"]] = message, others
             state.uffds[message["link"], client] = uffd
         case "rearm":
             state.uffds[message["link"], client] = descriptors[0]
@@ -123,4 +149,3 @@ def _take(state: State, control: socket.socket) -> bool:
             leave(state, message["link"], client)
         case "leave":
             state.clients.pop(client).close()
-    return True

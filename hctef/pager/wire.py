@@ -7,23 +7,29 @@ Never pickle: what comes over a socket is data. Every request has an `id`, and i
 | attach | link, base, size, table, url, …; [uffd, memfd, table] | {} |
 | rearm | link, base; [uffd]: a forked child's | {} |
 | client | [socket]: a forked child's own | none |
-| read | link, start, stop, ahead, hold | {} |
+| read | link, start, stop, hold | {} |
 | prefetch | link, ranges, wait | {count} |
 | let_go | link, hold | none |
+| look | link, ranges: pages that are there | none |
+| advise | link, hint | none |
 | evict | link, start, stop | {} |
-| detach | link | none |
+| detach | link | {} |
 
-The worker also says {ready: pid} once, and {again: true} when it stands in for one that died: what was not answered is
-asked again. All requests may come twice, therefore.
+The supervisor says {ready: pid} once. A worker says {again: true} when it stands in for one that died: what was not
+answered is asked again. All requests may come twice, therefore.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
+import fcntl
 import json
 import os
+import select
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -45,12 +51,27 @@ MOST_RANGES = 1000
 
 MOST_DESCRIPTORS = 8
 
+ANSWERED = frozenset({"attach", "rearm", "read", "prefetch", "evict", "detach"})
+
+_PROXIES = [f(f"{name}_proxy") for name in ("http", "https", "all", "no") for f in (str.lower, str.upper)]
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Of the environment: paths, which may be relative."""
+
+SAY_AFTER, SAY_EVERY = 5.0, 30.0
+"""Seconds that a thread was blocked when stderr is told for the first time, and between the lines that follow."""
+
 Message = dict[str, Any]
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of a connection that keeps messages apart."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Two ends of a connection that keeps messages apart. Neither is 0, 1 or 2, which a program may have closed."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if min(end.fileno() for end in ends) > 2:
+        return ends
+    mine, its = (socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3)) for end in ends)
+    for end in ends:
+        end.close()
+    return mine, its
 
 
 def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
@@ -63,25 +84,48 @@ def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ())
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, which the caller closes; None: the other side is gone.
+    """The next message and its descriptors, which the caller closes; None: the other side is gone, or speaks another
+    language, and need not be heard any longer.
 
     Raises BlockingIOError where there is none on a socket that does not block.
     """
     size = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
     try:
-        data, ancillary, _, _ = sock.recvmsg(MOST_BYTES, size, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionError:
+        data, ancillary, flags, _ = sock.recvmsg(MOST_BYTES, size, socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        raise
+    except OSError:
         return None
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    if not data:
-        for fd in descriptors:
-            os.close(fd)
+    try:
+        message = json.loads(data) if data and not flags & socket.MSG_TRUNC else None
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        close(descriptors)
         return None
-    message: Message = json.loads(data)
     return message, list(descriptors)
+
+
+def close(descriptors: Iterable[int]) -> None:
+    """Close what came with a message that nobody wants."""
+    for fd in descriptors:
+        os.close(fd)
+
+
+def say(text: str) -> None:
+    """A line on stderr, where there is one that takes it: nobody stops for a line, least of all one that has pages to
+    fill."""
+    if sys.__stderr__ is None:  # 2 was closed when this process began: it is closed, or somebody's file
+        return
+    with contextlib.suppress(OSError):
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if any(events & select.POLLOUT for _, events in poll.poll(0)):
+            os.write(2, text[:4096].encode(errors="backslashreplace"))
 
 
 # errors
@@ -124,6 +168,7 @@ _RETRY = [
     "raise_on_status",
     "respect_retry_after_header",
 ]
+_PATHS = ("ca_certs", "ca_cert_dir", "cert_file", "key_file")
 _SETS = ("allowed_methods", "status_forcelist", "remove_headers_on_redirect")
 _SENT = [
     "minimum_range_request_bytes",
@@ -169,6 +214,7 @@ def _pool_settings(pool: Any) -> dict[str, Any]:
     proxy = getattr(pool, "proxy", None)
     known = {"timeout", "retries", "headers", "_proxy", "_proxy_headers", "_proxy_config", "maxsize", "block"}
     settings = {name: value for name, value in pool.connection_pool_kw.items() if name not in known}
+    settings |= {name: absolute(settings[name]) for name in _PATHS if isinstance(settings.get(name), str)}
     if proxy is not None:
         settings |= {"proxy_url": proxy.url, "proxy_headers": None}
         settings |= {f"proxy:{name}": value for name, value in pool.proxy_headers.items()}
@@ -198,7 +244,23 @@ def pack_source(url: Url, target: Url | None, options: Options) -> Message:
     else:
         found["retries"] = retries
     found["pool"] = None if pool is None else _pool_settings(pool)
+    found["environment"] = _environment()
+    found["say_after"], found["say_every"] = SAY_AFTER, SAY_EVERY
     return found
+
+
+def _environment() -> Message:
+    """What requests depend on, and a program may have changed since the helpers began."""
+    names = [name for name in os.environ if name.lower().endswith("_proxy")]
+    found: Message = {name: os.environ[name] for name in names}
+    return found | {name: absolute(os.environ.get(name)) for name in (*_PROXIES, *CERTIFICATES) if name not in found}
+
+
+def absolute(path: str | None) -> str | None:
+    """A path for a process in another working directory."""
+    with contextlib.suppress(FileNotFoundError):  # ours is gone
+        return path and os.path.abspath(path)  # noqa: PTH100  # text, as the environment has it
+    return path
 
 
 def unpack_source(message: Message) -> tuple[Url, Url | None, Options]:
@@ -213,6 +275,7 @@ def unpack_source(message: Message) -> tuple[Url, Url | None, Options]:
         proxy_url = pool.pop("proxy_url", None)
         pool.pop("proxy_headers", None)
         proxy_headers = {name[6:]: pool.pop(name) for name in list(pool) if name.startswith("proxy:")}
+        pool = {name: _tuples(value) for name, value in pool.items()}
         sizes: dict[str, Any] = {"num_pools": 8, "maxsize": given["max_connections"]}
         if proxy_url:
             pool = urllib3.ProxyManager(proxy_url, proxy_headers=proxy_headers, **sizes, **pool)
@@ -220,6 +283,11 @@ def unpack_source(message: Message) -> tuple[Url, Url | None, Options]:
             pool = urllib3.PoolManager(**sizes, **pool)
     given |= {"timeout": None if timeout is None else Timeout(**timeout), "retries": retries, "pool": pool}
     return url, target, Options(headers=message["headers"], **given)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only; a source address, or a socket's option, must be a tuple."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def pack_validator(validator: Validator) -> Message:

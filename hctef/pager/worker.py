@@ -1,7 +1,8 @@
 """The worker: the loop that reads faults and messages. One thread waits for both; requests run on threads of their own.
 
 It is forked by the supervisor, with every descriptor that it needs, and may be killed at any moment: all that it knows
-is told to the supervisor before it is answered, and what is in the arenas is looked up in the memfds.
+is told to the supervisor before it is answered, and what is in the arenas is looked up in the memfds. What it does not
+understand ends it: another begins where it was, and wakes whoever waits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import mmap
 import os
 import selectors
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hctef import _uffd
+from hctef._http import parse_url
+from hctef._link import Link
 from hctef._ranges import ByteRange
 from hctef.exceptions import PagerError
 from hctef.pager import wire
@@ -26,7 +30,13 @@ from hctef.pager.filling import table_bytes
 from hctef.pager.resolver import Resolver
 
 CALLS = 64
-"""Requests in words that are worked on at once: they wait for the network, each in a thread."""
+"""Requests in words that are worked on at once, for each file: they wait for the network, each in a thread."""
+
+AGAIN_SECONDS = 1.0
+"""A file that a new worker could not take over is tried again after these."""
+
+_Hold = tuple[str, int, int]
+"""Link, client, the client's number of it."""
 
 
 @dataclass(slots=True)
@@ -34,8 +44,8 @@ class State:
     """What the supervisor keeps, so that a worker can begin where another ended."""
 
     clients: dict[int, socket.socket] = field(default_factory=dict)
-    links: dict[str, tuple[int, wire.Message, list[int]]] = field(default_factory=dict)
-    """By link: the client, what `attach` said, and the descriptors [memfd, table]."""
+    links: dict[str, tuple[wire.Message, list[int]]] = field(default_factory=dict)
+    """By link: what `attach` said, and the descriptors [memfd, table]."""
     uffds: dict[tuple[str, int], int] = field(default_factory=dict)
     """By link and client: the descriptor of that process."""
 
@@ -49,22 +59,26 @@ class Worker:
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._resolvers: dict[str, Resolver] = {}
+        self._lines: dict[tuple[str, str, int], Link] = {}
+        """By server: what is known of the line to it."""
+        self._calls: dict[str, ThreadPoolExecutor] = {}
         self._outgoing: dict[int, deque[wire.Message]] = {}
         self._done: deque[tuple[int, wire.Message]] = deque()
-        self._holds: dict[tuple[str, int, int], Any] = {}
-        self._calls = ThreadPoolExecutor(CALLS, "hctef-call")
+        self._holds: dict[_Hold, Any] = {}
+        """The pin of each hold; until its pages are there, an object that tells one attempt from another."""
+        self._holding = threading.Lock()
         self._due: float | None = None
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._selector.register(supervisor, selectors.EVENT_READ, self._supervisor_gone)
         for client, sock in state.clients.items():
             self._serve(client, sock)
-        for link, (_, message, descriptors) in state.links.items():
-            self._resolve(link, message, [os.dup(fd) for fd in descriptors])
-        for (link, client), uffd in state.uffds.items():
-            self._listen(link, client, os.dup(uffd))
+        for link in state.links:
+            try:
+                self._take_over(link, again=again)
+            except (OSError, MemoryError) as error:
+                wire.say(f"hctef: the pager's new worker does not take over a file yet: {error}\n")
+                self._due = time.monotonic() + AGAIN_SECONDS
         if again:
-            for resolver in self._resolvers.values():  # what the one before me had read cannot be read again
-                resolver.arena.wake(0, resolver.size)
             for client in list(state.clients):
                 self._say(client, {"again": True})
 
@@ -73,6 +87,9 @@ class Worker:
         while self._state.clients:
             timeout = None if self._due is None else max(0.0, self._due - time.monotonic())
             for key, events in self._selector.select(timeout):
+                now = self._selector.get_map().get(key.fd)
+                if now is None or now.data is not key.data:  # what came before has closed it; another has its number
+                    continue
                 if events & selectors.EVENT_WRITE:
                     self._flush(key.fd)
                 if events & selectors.EVENT_READ:
@@ -85,6 +102,11 @@ class Worker:
 
     def _tick(self) -> None:
         waits = [wait for resolver in list(self._resolvers.values()) if (wait := resolver.tick()) is not None]
+        for link in [link for link in self._state.links if link not in self._resolvers]:
+            try:
+                self._take_over(link, again=True)
+            except (OSError, MemoryError):
+                waits.append(AGAIN_SECONDS)
         self._due = time.monotonic() + min(waits) if waits else None
 
     def _woken(self) -> None:
@@ -116,11 +138,8 @@ class Worker:
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._hear(client))
 
     def _hear(self, client: int) -> None:
-        sock = self._state.clients.get(client)
-        if sock is None:
-            return
         try:
-            received = wire.receive(sock)
+            received = wire.receive(self._state.clients[client])
         except BlockingIOError:
             return
         if received is None:
@@ -131,9 +150,12 @@ class Worker:
             self._handle(client, message, descriptors)
         except Exception as error:  # noqa: BLE001  # told to who asked; the others go on
             self._answer(client, message, wire.pack_error(error))
+        finally:
+            wire.close(descriptors)
 
     def _handle(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
-        match message["op"]:
+        """Do what a message says. What it keeps of `descriptors` it takes out."""
+        match message.get("op"):
             case "attach":
                 self._attach(client, message, descriptors)
             case "rearm":
@@ -142,66 +164,86 @@ class Worker:
                 self._welcome(descriptors)
             case "detach":
                 self._detach(message["link"], client)
+                self._answer(client, message, {})
             case "let_go":
                 self._let_go((message["link"], client, message["hold"]))
+            case "look":
+                self._look(self._resolver(message), wire.unpack_ranges(message["ranges"]))
+            case "advise":
+                self._resolver(message).advise(message["hint"])
             case "read" | "prefetch" | "evict":
-                self._calls.submit(self._call, client, message)
+                self._submit(client, message)
             case op:
                 raise PagerError(f"the pager knows no {op!r}")
 
+    def _resolver(self, message: wire.Message) -> Resolver:
+        found = self._resolvers.get(message["link"])
+        if found is None:
+            raise PagerError("the file is not attached to the pager")
+        return found
+
     def _attach(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
-        uffd, *others = descriptors
         link = message["link"]
-        if link not in self._state.links:
-            self._tell_supervisor({**message, "client": client}, descriptors)
-            self._state.links[link] = (client, message, others)
-            self._state.uffds[link, client] = uffd
-            self._resolve(link, message, [os.dup(fd) for fd in others])
-            self._listen(link, client, os.dup(uffd))
-        else:
-            for fd in others:
-                os.close(fd)
-            if (link, client) in self._state.uffds:  # asked twice: the one before me had got so far
-                os.close(uffd)
-            else:
-                self._rearm(client, message, [uffd])
-                return
+        if link in self._state.links:
+            self._rearm(client, message, descriptors)  # asked twice, or of forked children by different helpers
+            return
+        uffd, *others = descriptors
+        self._resolve(link, message, others)  # first: what cannot be done is not to be done by the next worker either
+        self._tell_supervisor({**message, "client": client}, descriptors)
+        descriptors.clear()
+        self._state.links[link] = message, others
+        self._listen(link, client, uffd)
         self._answer(client, message, {})
 
     def _rearm(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
-        link, uffd = message["link"], descriptors[0]
-        if link not in self._state.links:
-            os.close(uffd)
-            raise PagerError("a forked process's pages are not known to this pager")
-        if (link, client) in self._state.uffds:
-            os.close(uffd)
-        else:
-            self._tell_supervisor({**message, "op": "rearm", "client": client}, descriptors)
-            self._state.uffds[link, client] = uffd
-            self._listen(link, client, os.dup(uffd))
-        self._resolvers[link].arena.wake(0, self._resolvers[link].size)
+        link = message["link"]
+        resolver = self._resolver(message)
+        if (link, client) not in self._state.uffds:
+            uffd = descriptors.pop(0)
+            self._tell_supervisor({"op": "rearm", "link": link, "client": client}, [uffd])
+            self._listen(link, client, uffd)
+        resolver.arena.wake(0, resolver.size)
         self._answer(client, message, {})
 
     def _welcome(self, descriptors: list[int]) -> None:
         client = max(self._state.clients, default=0) + 1
         self._tell_supervisor({"op": "client", "client": client}, descriptors)
-        self._state.clients[client] = socket.socket(fileno=descriptors[0])
+        self._state.clients[client] = socket.socket(fileno=descriptors.pop(0))
         self._serve(client, self._state.clients[client])
+
+    def _take_over(self, link: str, *, again: bool) -> None:
+        """A link of the worker's before. Raises OSError, MemoryError: not now."""
+        message, descriptors = self._state.links[link]
+        self._resolve(link, message, descriptors)
+        for (name, client), uffd in list(self._state.uffds.items()):
+            if name == link:
+                self._listen(link, client, uffd)
+        if again:  # what the one before me had read cannot be read again
+            self._resolvers[link].arena.wake(0, self._resolvers[link].size)
 
     def _resolve(self, link: str, message: wire.Message, descriptors: list[int]) -> None:
         memfd, table = descriptors
+        set_environment(message.get("environment", {}))
         mirror = mmap.mmap(table, table_bytes(message["size"]))
-        os.close(table)
-        resolver = Resolver(message, memfd, mirror)
+        line = self._lines.setdefault(parse_url(message["url"]).origin, Link())
+        own = os.dup(memfd)
+        try:
+            resolver = Resolver(message, own, mirror, line)
+        except BaseException:
+            os.close(own)
+            raise
+        resolver.planner.requester.hint = message.get("hint", "")
         resolver.on_failure = self._failure
         resolver.arena.dropped = self._unlisten
         self._resolvers[link] = resolver
+        self._calls[link] = ThreadPoolExecutor(CALLS, "hctef-call")
 
     def _listen(self, link: str, client: int, uffd: int) -> None:
-        del client
-        resolver = self._resolvers[link]
-        resolver.arena.add(uffd)
-        self._selector.register(uffd, selectors.EVENT_READ, lambda: self._faults(resolver, uffd))
+        """Read a process's faults, by a descriptor of this resolver's own; `uffd` is kept."""
+        self._state.uffds[link, client] = uffd
+        resolver, own = self._resolvers[link], os.dup(uffd)
+        resolver.arena.add(own)
+        self._selector.register(own, selectors.EVENT_READ, lambda: self._faults(resolver, own))
 
     def _unlisten(self, uffd: int) -> None:
         """In any thread: the descriptor's process is gone."""
@@ -211,23 +253,26 @@ class Worker:
 
     def _faults(self, resolver: Resolver, uffd: int) -> None:
         try:
-            for fault in _uffd.faults(uffd):
-                resolver.fault(uffd, fault)
+            found = list(_uffd.faults(uffd))
         except OSError:  # the process is gone
             resolver.arena.drop(uffd)
             return
+        for fault in found:
+            resolver.fault(fault)
         if self._due is None:
             self._due = time.monotonic() + 0.5
 
     def _detach(self, link: str, client: int) -> None:
         """A process has unmapped the arena; the last one takes it with it."""
-        if link not in self._state.links:
+        if (link, client) not in self._state.uffds:
             return
         self._tell_supervisor({"op": "detach", "link": link, "client": client}, [])
-        self._drop_holds(link, client)
+        for key in [key for key in list(self._holds) if key[:2] == (link, client)]:
+            self._let_go(key)
         leave(self._state, link, client)
-        if link not in self._state.links:
+        if link not in self._state.links and link in self._resolvers:
             self._resolvers.pop(link).close()
+            self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
 
     def _leave(self, client: int) -> None:
         """A client's process has ended, or closed its end."""
@@ -240,47 +285,67 @@ class Worker:
                 self._detach(link, client)
         self._tell_supervisor({"op": "leave", "client": client}, [])
 
-    # answers
+    # requests
 
-    def _call(self, client: int, message: wire.Message) -> None:
+    def _submit(self, client: int, message: wire.Message) -> None:
+        resolver = self._resolver(message)
+        key, attempt = None, object()
+        if message.get("hold") is not None:
+            key = message["link"], client, message["hold"]
+            self._let_go(key, attempt)
+        self._calls[message["link"]].submit(self._call, resolver, client, message, key, attempt)
+
+    def _call(self, resolver: Resolver, client: int, message: wire.Message, key: _Hold | None, attempt: object) -> None:
         """In a thread of its own."""
         try:
-            reply = self._perform(client, message)
+            reply = self._perform(resolver, message, key, attempt)
         except Exception as error:  # noqa: BLE001  # raised again by who asked
             reply = wire.pack_error(error)
-        self._done.append((client, {**reply, "id": message["id"]}))
+        self._done.append((client, {**reply, "id": message.get("id", 0)}))
         os.eventfd_write(self._wake, 1)
 
-    def _perform(self, client: int, message: wire.Message) -> wire.Message:
-        link = message["link"]
-        resolver = self._resolvers.get(link)
-        if resolver is None:
-            raise PagerError("the file is not attached to the pager")
+    def _perform(self, resolver: Resolver, message: wire.Message, key: _Hold | None, attempt: object) -> wire.Message:
         match message["op"]:
             case "read":
-                hold = message["hold"]
                 extent = ByteRange(message["start"], message["stop"])
-                pin = resolver.read(extent, message["ahead"], hold=hold is not None)
-                if hold is not None:
-                    self._let_go((link, client, hold), pin)
+                pin = resolver.read(extent, hold=key is not None)
+                if key is not None and not self._hold(key, attempt, pin):
+                    resolver.let_go(pin)
             case "prefetch":
                 return {"count": resolver.prefetch(wire.unpack_ranges(message["ranges"]), wait=message["wait"])}
             case "evict":
                 resolver.evict(ByteRange(message["start"], message["stop"]))
         return {}
 
-    def _let_go(self, key: tuple[str, int, int], instead: Any = None) -> None:
-        """Let a hold go, or keep `instead` in its place."""
-        before = self._holds.pop(key, None)
-        if instead is not None:
-            self._holds[key] = instead
+    def _hold(self, key: _Hold, attempt: object, pin: Any) -> bool:
+        """Keep a pin, unless it was let go while its pages were fetched."""
+        with self._holding:
+            wanted = self._holds.get(key) is attempt
+            if wanted:
+                self._holds[key] = pin
+            return wanted
+
+    def _let_go(self, key: _Hold, attempt: object | None = None) -> None:
+        """Let a hold go; where it is asked for again, `attempt` stands for it."""
+        with self._holding:
+            before = self._holds.pop(key, None)
+            if attempt is not None:
+                self._holds[key] = attempt
         resolver = self._resolvers.get(key[0])
-        if before is not None and resolver is not None:
+        if resolver is not None and before is not None and type(before) is not object:
             resolver.let_go(before)
 
-    def _drop_holds(self, link: str, client: int) -> None:
-        for key in [key for key in list(self._holds) if key[:2] == (link, client)]:
-            self._let_go(key)
+    def _look(self, resolver: Resolver, ranges: list[ByteRange]) -> None:
+        """A client has filled pages itself, before it handed its arena over."""
+        with resolver.driver.lock:
+            for start, stop in resolver.arena.found():
+                for extent in ranges:
+                    begin, end = max(start, extent.start), min(stop, extent.stop, resolver.size)
+                    for gap in list(resolver.pages.missing(begin, end)) if begin < end else ():
+                        resolver.planner.took(gap)
+        resolver.show()
+
+    # answers
 
     def _answer(self, client: int, message: wire.Message, reply: wire.Message) -> None:
         if "id" in message:
@@ -302,11 +367,23 @@ class Worker:
                 wire.send(sock, queue[0])
                 queue.popleft()
         except BlockingIOError:
-            self._selector.modify(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, lambda: self._hear(client))
-            return
-        except OSError:  # it is gone: its end is heard next
+            pass
+        except (OSError, ValueError):  # it is gone: its end is heard next
             queue.clear()
-        self._selector.modify(sock, selectors.EVENT_READ, lambda: self._hear(client))
+        key = self._selector.get_key(sock)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if queue else 0)
+        if events != key.events:
+            self._selector.modify(sock, events, key.data)
+
+
+def set_environment(wanted: dict[str, str | None]) -> None:
+    """What the client's process has in its environment now: proxies, certificates."""
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def leave(state: State, link: str, client: int) -> None:
@@ -315,5 +392,4 @@ def leave(state: State, link: str, client: int) -> None:
     if uffd is not None:
         os.close(uffd)
     if link in state.links and not any(name == link for name, _ in state.uffds):
-        for fd in state.links.pop(link)[2]:
-            os.close(fd)
+        wire.close(state.links.pop(link)[1])
