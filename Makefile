@@ -40,7 +40,7 @@ test-all: ## the tests on Python 3.12 and 3.13, where found
 	  fi; \
 	done; test -n "$$ran" && echo "tested on$$ran"
 
-bench: $(BENCH_VENV)/.installed ## hctef, its peers and the limits, on all links (an hour; ARGS="--help" for less)
+bench: $(BENCH_VENV)/.installed ## hctef, its peers and the limits, on all links (ARGS="--help" for less)
 	@scripts/ensure_nginx.sh
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from benchmarks.workloads import WORKLOADS
 RESULTS = Path(__file__).with_name("results")
 DOCUMENT = ROOT / "docs" / "performance.md"
 
+LIBRARIES = f"of {', '.join(ADAPTERS)}; or all (default: all on raw, what the verdicts need on the others)"
 QUICK_WORKLOADS = ("W2", "W3", "W4", "W6", "W8", "W9", "W10", "W12")
 QUICK_LIBRARIES = ("hctef", "gdal", "urllib3", "download", "curl", "clairvoyant", "BytesIO")
 
@@ -46,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--links", type=_names(LINKS, "link"), help="comma-separated, of raw, b20, c80; or all")
     parser.add_argument("--workloads", type=_names(WORKLOADS, "workload"), help="comma-separated, or all")
-    parser.add_argument("--libraries", type=_names(ADAPTERS, "library"), help=f"of {', '.join(ADAPTERS)}; or all")
+    parser.add_argument("--libraries", type=_names(ADAPTERS, "library"), help=LIBRARIES)
     parser.add_argument("--repeat", type=int, help="rounds (default: 3 on raw, 1 on the others, whose times vary less)")
     parser.add_argument(
         "--patience", type=float, default=40.0, help="seconds that a measurement may take (default: 40)"
@@ -68,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     settings = Settings(
         links=links,
         workloads=options.workloads or (QUICK_WORKLOADS if options.quick else list(WORKLOADS)),
-        libraries=options.libraries or (QUICK_LIBRARIES if options.quick else list(ADAPTERS)),
+        libraries=options.libraries or (QUICK_LIBRARIES if options.quick else None),
         repeat={link: options.repeat or (3 if link == "raw" and not options.quick else 1) for link in links},
         patience=options.patience,
         source=options.source.resolve(),
@@ -79,6 +81,7 @@ def _run(arguments: list[str]) -> int:
     output = options.output or RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     print("making the files that are read, where they aren't there yet", file=sys.stderr)
     folder = data.make()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the links are taken down
     with Network(folder, links) as network:
         run.links = network.check()
         for name, measured in run.links.items():

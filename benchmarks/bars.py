@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.adapters import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class Bar:
@@ -81,3 +83,11 @@ BARS = (
         for link in ("raw", "b20", "c80")
     ),
 )
+
+
+def needed(link: str, workload: str, adapter: Adapter) -> bool:
+    """Whether the verdicts need it, or it tells what is possible there. A serial limit takes minutes on a long line."""
+    references = {bar.reference for bar in BARS if (bar.link, bar.workload) == (link, workload)}
+    if adapter.kind == "hctef" or adapter.name in references | {"download"}:
+        return True
+    return adapter.kind == "limit" and (adapter.name != "sockets" or workload in {"W1", "W1-bare", "W5", "W10", "W11"})

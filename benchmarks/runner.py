@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.adapters import ADAPTERS, Adapter
+from benchmarks.bars import needed
 from benchmarks.links import LINKS, Network, Served
 from benchmarks.worker import IMPORT, MARK
 from benchmarks.workloads import WORKLOADS
@@ -80,7 +81,8 @@ class Settings:
 
     links: Sequence[str]
     workloads: Sequence[str]
-    libraries: Sequence[str]
+    libraries: Sequence[str] | None
+    """None: all on loopback, on emulated links, where a slow one takes minutes, those that the verdicts need."""
     repeat: dict[str, int]
     """Rounds, by link."""
     patience: float
@@ -167,6 +169,15 @@ def _served(network: Network, link: str, word: str) -> Served:
     return total
 
 
+def _chosen(settings: Settings, link: str, workload: Workload) -> list[Adapter]:
+    adapters = [adapter for adapter in ADAPTERS.values() if workload.accepts(adapter)]
+    if settings.libraries is not None:
+        adapters = [adapter for adapter in adapters if adapter.name in settings.libraries]
+    elif link != "raw":
+        adapters = [adapter for adapter in adapters if needed(link, workload.name, adapter)]
+    return [adapter for adapter in adapters if link == "raw" or not adapter.local]
+
+
 def measure(network: Network, settings: Settings) -> Iterator[Measurement]:
     """Every measurement, as it is made: link by link, workload by workload, round by round, library by library."""
     hopeless: set[tuple[str, str, str]] = set()
@@ -176,10 +187,7 @@ def measure(network: Network, settings: Settings) -> Iterator[Measurement]:
             workload = WORKLOADS[name]
             if workload.links is not None and link not in workload.links:
                 continue
-            libraries = [ADAPTERS[library] for library in settings.libraries]
-            libraries = [
-                adapter for adapter in libraries if workload.accepts(adapter) and not (adapter.local and link != "raw")
-            ]
+            libraries = _chosen(settings, link, workload)
             for turn in range(settings.repeat[link]):
                 shift = turn * 7 % max(len(libraries), 1)  # nobody always comes after the same one
                 for adapter in libraries[shift:] + libraries[:shift]:
