@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hctef import HttpFile, RemoteBuffer
+from hctef import HttpFile, RemoteBuffer, paging_support
 from hctef._repr import ASCII_BLOCKS, BLOCKS, format_bytes, page_map_text
 from hctef._serve import background_server
 
@@ -82,21 +82,22 @@ def _cost(file: HttpFile) -> tuple[int, Any, list[tuple[int, int]]]:
     return file.size, file.stats, file.resident_ranges()
 
 
-def _scan(url: str) -> tuple[int, Any]:
-    """Some bytes here and there, by slices of the buffer."""
+def _touch(url: str) -> tuple[int, Any]:
+    """Some bytes here and there of an array over all of the file: where paging is by fault, they alone are fetched."""
     with RemoteBuffer(url) as buf:
-        total = sum(buf[at] for at in range(0, len(buf), len(buf) // 16))
+        data = np.frombuffer(buf, "u1")
+        total = int(data[:: len(data) // 16].sum(dtype="i8"))
         return total, (buf.size(), buf.stats, buf.resident_ranges())
 
 
-def _local_scan(path: Path) -> int:
+def _local_touch(path: Path) -> int:
     data = np.memmap(path, "u1", "r")
-    return int(sum(int(data[at]) for at in range(0, len(data), len(data) // 16)))
+    return int(data[:: len(data) // 16].sum(dtype="i8"))
 
 
 JOBS: list[tuple[str, str, Callable[[str], tuple[Any, Any]], Callable[[Path], Any]]] = [
     ("measured.npy", f"mean of column 3 over the last {MEAN_ROWS:,} rows", _column_mean, _local_mean),
-    ("measured.npy", "a byte at each sixteenth, buf[i]", _scan, _local_scan),
+    ("measured.npy", "a byte at each sixteenth of np.frombuffer(buf)", _touch, _local_touch),
     ("archive.zip", "the member reports/077.txt", _member, _local_member),
     ("table.parquet", "columns c3 and c7 of 20", _columns, _local_columns),
 ]
@@ -118,6 +119,8 @@ def run(folder: Path, out: Callable[[str], object]) -> bool:
     out(f"making files in {folder} …" if blocks is BLOCKS else f"making files in {folder} ...")
     for line in make_data(folder):
         out(line)
+    support = paging_support()
+    out(f"demand paging: {support.reason}")
     right = True
     with background_server(folder) as base:
         for name, what, remote, local in JOBS:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import html
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,45 +84,43 @@ def serve(folder: Path, host: str, port: int, ready: Callable[[str], object]) ->
 
 @contextmanager
 def background_server(folder: Path) -> Iterator[str]:
-    """Serve `folder` on 127.0.0.1 from a thread; the value is the URL, without a slash at its end.
+    """Serve `folder` on 127.0.0.1 from a process of its own; the value is the URL, without a slash at its end.
+
+    A thread would not do: one that touches an absent page of a view may hold the GIL, and would wait for itself.
 
     Raises:
-        OSError: there is no such folder.
+        OSError: there is no such folder, or the server did not start.
         ImportError: aiohttp is not installed.
     """
     folder = _folder(folder)
-    import aiohttp  # noqa: F401, PLC0415  # here rather than in the thread, where nobody would see it fail
+    import aiohttp  # noqa: F401, PLC0415  # here rather than in the process, where nobody would see it fail
 
-    ready: threading.Event = threading.Event()
-    urls: list[str] = []
-    failures: list[BaseException] = []
-    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+    code = f"import sys; sys.path[:] = {sys.path!r}; from hctef._serve import _serve_until_eof as run; run(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdin is not None  # its end tells the server to stop, however this process ends
+        assert process.stdout is not None
+        url = process.stdout.readline().decode().strip()
+        if not url:
+            raise OSError("the server's process ended at once: its errors are on stderr")
+        try:
+            yield url
+        finally:
+            process.stdin.close()
 
-    def announce(url: str) -> None:
-        urls.append(url)
-        ready.set()
+
+def _serve_until_eof(folder: str) -> None:
+    """`background_server`'s process."""
 
     async def run() -> None:
         stop = asyncio.Event()
-        loops.append((asyncio.get_running_loop(), stop))
-        await _run(folder, "127.0.0.1", 0, announce, stop)
+        loop = asyncio.get_running_loop()
 
-    def thread() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
-            failures.append(error)
-        finally:
-            ready.set()
+        def wait() -> None:
+            sys.stdin.buffer.read()
+            loop.call_soon_threadsafe(stop.set)
 
-    runner = threading.Thread(target=thread, name="hctef-serve", daemon=True)
-    runner.start()
-    ready.wait()
-    if not urls:
-        raise failures[0]
-    try:
-        yield urls[0]
-    finally:
-        loop, stop = loops[0]
-        loop.call_soon_threadsafe(stop.set)
-        runner.join(10)
+        threading.Thread(target=wait, daemon=True).start()
+        await _run(Path(folder), "127.0.0.1", 0, functools.partial(print, flush=True), stop)
+
+    asyncio.run(run())

@@ -270,7 +270,7 @@ def test_empty_needles_and_whole_iteration(url: str) -> None:
 
 def test_the_buffer_protocol_gives_the_bytes_without_a_copy(url: str) -> None:
     """memoryview, numpy, struct and re take the buffer itself; all is read-only."""
-    with hctef.RemoteBuffer(url) as buf:
+    with hctef.RemoteBuffer(url, paging="fill") as buf:
         view = memoryview(buf)
         assert view == CONTENT
         assert view.readonly
@@ -292,7 +292,7 @@ def test_the_buffer_protocol_gives_the_bytes_without_a_copy(url: str) -> None:
 
 def test_arrays_lie_in_the_file(url: str) -> None:
     """dtype, shape, offset and order as np.ndarray has them; read-only; only its bytes are fetched."""
-    with hctef.RemoteBuffer(url) as buf:
+    with hctef.RemoteBuffer(url, paging="fill") as buf:
         array = buf.array("<f4", (10, 20), offset=100_000, order="F")
         assert array.tobytes() == np.ndarray((10, 20), "<f4", CONTENT, 100_000, order="F").tobytes()
         assert not array.flags.writeable
