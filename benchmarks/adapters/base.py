@@ -35,6 +35,8 @@ class Adapter:
     """The kinds of workloads it takes part in."""
     slices = False
     """`file[a:b]` is its way to read."""
+    eager = False
+    """Its `open` fetches what will be read, so that the time of that always counts."""
     local = False
     """It reads the file on disk: what it opens is a path."""
 

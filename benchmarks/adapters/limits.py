@@ -36,6 +36,7 @@ class Foresight(Adapter):
 
     kind: Kind = "limit"
     families = frozenset({"reads", "formats", "vectored"})
+    eager = True
 
     def prepare(self, url: str, ranges: Sequence[Range], size: int) -> None:
         self._plan = Clairvoyant(url, ranges, size)

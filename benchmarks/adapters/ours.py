@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.adapters.base import FILE, MANY, Adapter, Kind, UnavailableError
+from benchmarks.adapters.base import MANY, Adapter, Kind, UnavailableError
 from benchmarks.files import Range, blocking, completed
 
 
@@ -97,9 +97,9 @@ class _Old:
 
 
 class HctefOld(_Old, Hctef):
-    """HttpFile."""
+    """HttpFile; many ranges are prefetched, then read one by one."""
 
-    families = FILE
+    families = MANY
 
     def open(self, url: str, **options: Any) -> Any:
         import hctef
@@ -108,6 +108,10 @@ class HctefOld(_Old, Hctef):
         size = file.seek(0, 2)
         file.seek(0)
         return completed(file, size)
+
+    def read_ranges(self, file: Any, ranges: Sequence[Range]) -> Sequence[Any]:
+        file.raw.prefetch([(start, stop - start) for start, stop in ranges])
+        return Adapter.read_ranges(self, file, ranges)
 
 
 class HctefOldAsync(_Old, HctefAsync):

@@ -125,6 +125,19 @@ class Obstore(Adapter):
         return parts
 
 
+class ObstoreApart(Obstore):
+    """get_ranges without its default of joining ranges that are less than 1 MiB apart."""
+
+    families = frozenset({"vectored"})
+
+    def read_ranges(self, file: Any, ranges: Sequence[Range]) -> Sequence[Any]:
+        import obstore
+
+        starts, stops = zip(*ranges, strict=True)
+        parts: Sequence[Any] = obstore.get_ranges(*file.raw, starts=list(starts), ends=list(stops), coalesce=0)
+        return parts
+
+
 class ObstoreReader(Obstore):
     families = FILE
 
@@ -141,6 +154,9 @@ class ObstoreReader(Obstore):
                 return file.read(size).to_bytes()
 
         return completed(Reader, file.size)
+
+    def read_ranges(self, file: Any, ranges: Sequence[Range]) -> Sequence[Any]:
+        return Adapter.read_ranges(self, file, ranges)
 
 
 class Gdal(Adapter):
@@ -239,6 +255,7 @@ class Download(Adapter):
     """All of the file into a temporary one first, then reads of that."""
 
     packages = modules = ("urllib3",)
+    eager = True
 
     def open(self, url: str, **options: Any) -> Any:
         import urllib3
