@@ -10,8 +10,8 @@ before it in the queue explain is none: otherwise a deep queue would look like a
 
 A rate is measured as in packet trains (Keshav, SIGCOMM 1991; Dovrolis et al., INFOCOM 2001). A receive that had to
 wait leaves the socket's buffer empty. So what came between the ends of two such receives is what the network
-delivered in just that time; what a receive finds there without waiting shows the speed of memory. A wait for about a
-round trip is the pause between two flights of slow start: a span that contains one proves the line fast, never slow.
+delivered in just that time; what a receive finds there without waiting shows the speed of memory. A wait that
+makes up most of a span is the pause between two flights of slow start: that proves a line fast, never slow.
 Where receives hardly ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good
 enough.
 """
@@ -20,12 +20,18 @@ from __future__ import annotations
 
 from collections import deque
 
-WAITED = 100e-6
-"""Seconds: a receive that took longer had to wait. Copying 256 KiB takes a quarter of it."""
+CALL, COPY = 30e-6, 2e9
+"""Seconds, bytes/s: a receive that took longer than a call and a copy at this rate had to wait."""
 
 SPAN = 40 * 1024
-"""Bytes that the rate of one connection is measured over, at least: less may be one burst of the network card. A body of 64 KiB has so many behind its first
-receive."""
+"""Bytes that the rate of one connection is measured over, at least: less may be one burst of the network card. A body
+of 64 KiB has so many behind its first receive."""
+WAITS = 3
+"""Receives that waited in such a span, at least: where a single pause makes up most of it, that is slow start's."""
+
+NEARBY = 0.002
+"""Seconds: a longer round trip is of no line so fast that receives don't wait. The lower bound is not asked there: a
+reader held up for a while would find bytes of a longer time than we know of."""
 
 LEAST_SUM = 0.02
 """Seconds that the rate of all connections is measured over, at least: what waits in several sockets' buffers may
@@ -33,7 +39,7 @@ come in a burst of memory's speed."""
 
 PRIOR_ROUND_TRIP = 0.03
 PRIOR_BANDWIDTH = 128e6
-PRIOR_PRODUCT = 256 * 1024
+PRIOR_PRODUCT = 512 * 1024
 """Seconds, bytes/s, bytes: what is assumed before anything was measured. Too high is better than too low: who asks for
 little learns little. Where a round trip is short the line is fast: it is a machine nearby."""
 
@@ -44,7 +50,18 @@ RECENT = 16
 class Link:
     """What is known of the line to a server. Fed by several threads: a sample lost between them harms nothing."""
 
-    __slots__ = ("_broken", "_history", "_last", "_mark", "_rates", "_sums", "_total", "_trips", "bandwidth", "round_trip")
+    __slots__ = (
+        "_history",
+        "_last",
+        "_mark",
+        "_pause",
+        "_rates",
+        "_sums",
+        "_total",
+        "_trips",
+        "bandwidth",
+        "round_trip",
+    )
 
     def __init__(self) -> None:
         self.round_trip = PRIOR_ROUND_TRIP
@@ -57,7 +74,7 @@ class Link:
         self._total = 0  # bytes received ever
         self._last = 0.0  # when the last of them came
         self._mark = (0.0, 0)  # when the present sum began, and the total then
-        self._broken = True  # there was a pause in the present sum
+        self._pause = 0.0  # the longest in the present sum
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=64)  # totals, every quarter of a round trip
 
     @property
@@ -86,19 +103,18 @@ class Link:
         """Bytes came on any connection: together they may fill a line that one of them does not."""
         self._total += count
         pause, self._last = ended - self._last, ended
-        if pause > self.round_trip / 4:
-            self._broken = True
-            if pause > 2 * max(self.round_trip, LEAST_SUM):
-                self._mark = (ended, self._total)
-                return
+        if pause > 2 * max(self.round_trip, LEAST_SUM) or pause < 0:
+            self._mark, self._pause = (ended, self._total), 0.0
+            return
+        self._pause = max(self._pause, pause)
         if ended - self._history[-1][0] > self.round_trip / 4:
             self._history.append((ended, self._total))
         elapsed = ended - self._mark[0]
         if waited and elapsed >= LEAST_SUM:
             rate = (self._total - self._mark[1]) / elapsed
-            if not self._broken or rate > self.bandwidth:
+            if 2 * self._pause < elapsed or rate > self.bandwidth:
                 self._note(self._sums, rate)
-            self._mark, self._broken = (ended, self._total), False
+            self._mark, self._pause = (ended, self._total), 0.0
 
     def rate(self, value: float) -> None:
         """A connection's bytes came at this rate."""
@@ -117,21 +133,21 @@ def _second(rates: deque[float]) -> float:
 class Train:
     """The receives of one body."""
 
-    __slots__ = ("_began", "_broken", "_bytes", "_link", "_looked", "_mark", "_total")
+    __slots__ = ("_began", "_bytes", "_link", "_looked", "_mark", "_pause", "_total", "_waits")
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._began = -1.0
-        self._mark = -1.0  # the end of the last receive that waited
-        self._bytes = 0  # since then
-        self._broken = False  # there was a pause since then
+        self._mark = -1.0  # the end of a receive that waited; since then:
+        self._bytes = self._waits = 0
+        self._pause = 0.0  # the longest wait
         self._total = 0
         self._looked = 0  # at this total, at the lower bound
 
     def received(self, began: float, ended: float, count: int) -> None:
         """A read of the body was called, returned, and brought `count` bytes."""
         link, wait = self._link, ended - began
-        waited = wait > WAITED
+        waited = wait > CALL + count / COPY
         link.arrived(ended, count, waited)
         self._total += count
         if self._began < 0:
@@ -141,16 +157,17 @@ class Train:
             return
         self._bytes += count
         if waited:
-            if wait > link.round_trip / 4:
-                self._broken = True
             if self._mark >= 0:
-                if self._bytes < SPAN:
+                self._waits += 1
+                self._pause = max(self._pause, wait)
+                elapsed = ended - self._mark
+                if self._bytes < SPAN or self._waits < WAITS or elapsed <= 0:
                     return
-                rate = self._bytes / (ended - self._mark)
-                if not self._broken or rate > link.bandwidth:
+                rate = self._bytes / elapsed
+                if 2 * self._pause < elapsed or rate > link.bandwidth:
                     link.rate(rate)
-            self._mark, self._bytes, self._broken = ended, 0, False
-        elif self._total - self._looked >= 4 * SPAN:
+            self._mark, self._bytes, self._waits, self._pause = ended, 0, 0, 0.0
+        elif self._total - self._looked >= 4 * SPAN and link.round_trip < NEARBY:
             self._looked = self._total
             # What was there when reading began was asked for a round trip before.
             rate = self._total / (ended - self._began + link.round_trip)

@@ -38,6 +38,8 @@ CLEARLY = 0.97
 
 PROBES = 4
 """Traps in a block, at most."""
+LONG = 5
+"""Pages of a read that proves nothing: it goes on from what was missed."""
 PROBE_SECONDS = 300e-6
 """Ten times what a trap costs when it is sprung: a shorter round trip allows for just one."""
 
@@ -122,15 +124,17 @@ class Run:
         if self.step > 0:
             self.near, self.nearly = self.last - PAGE, self.edge + gap
         elif self.step < 0:
-            self.near, self.nearly = self.edge - gap, self.last + PAGE
+            self.near, self.nearly = self.edge - 2 * gap, self.last + PAGE
         else:
-            self.near, self.nearly = self.low - gap, self.edge + gap
+            self.near, self.nearly = self.low - 2 * gap, self.edge + gap
 
     def continues(self, start: int, stop: int, slack: int) -> int:
         """1 or -1 where a read of `[start, stop)` goes on with this run forward or backward, 0 where it does not."""
         gap = max(slack, self.length >> 2)
         if self.step >= 0 and self.last - PAGE <= start <= self.edge + gap and stop > self.last:
             return 1
+        # Backward, the next read begins below by as much as its whole length, of which a fault tells one byte.
+        gap += slack
         if self.step < 0 and self.edge - gap <= stop <= self.last + PAGE and start < self.last:
             return -1
         if self.step == 0 and self.low - gap <= stop <= self.first + PAGE and start < self.first:
@@ -173,7 +177,7 @@ class Stride:
         if not 0 < k <= self.asked + reach:
             return 0
         inside = offset - k * distance
-        if -PAGE <= inside < PAGE or (0 < inside and stop - start + inside < self.length + PAGE):
+        if -PAGE <= inside < PAGE or (inside > 0 and stop - start + inside < self.length + PAGE):
             return k
         return 0
 
@@ -337,12 +341,15 @@ class Blocks:
 
     def sprung(self, start: int, stop: int) -> bool:
         """Whether a read of `[start, stop)` sprang one of them."""
-        for page in range(start // PAGE, min(-(-stop // PAGE), start // PAGE + 4)):
-            if page in self.probes:
-                del self.probes[page]
-                self._sprung += 1
-                return True
-        return False
+        pages = range(start // PAGE, -(-stop // PAGE))
+        found = [page for page in pages[:LONG] if page in self.probes]
+        for page in found:
+            del self.probes[page]
+        if len(pages) < LONG:
+            self._sprung += bool(found)
+        else:
+            self._placed -= min(len(found), self._placed)  # one long read, not another one nearby
+        return bool(found)
 
     def _judge(self, product: float) -> None:
         if self._placed < 3 * PROBES:
@@ -393,7 +400,7 @@ class Rents:
             if local:
                 rent /= 1.5
             elif bits == self._bits[-1] and count >= EAGER:
-                rent *= 4
+                rent *= 3
             low = key << bits
             length = min(self._size, low + (1 << bits)) - low
             if length <= most and (rent >= length or (4 * rent >= length and rent >= absent(low, low + length))):

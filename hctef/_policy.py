@@ -33,6 +33,9 @@ RUNS = 24
 """Remembered as going on: as many columns may be read side by side."""
 ACTIVE_RUNS = 8
 """The latest of these count as going on; an older one has ended, unless it is read on."""
+NEAR = 4
+UNSEEN = 16 * MIB
+"""The latest runs may have gone on through so many bytes that were there already."""
 STRIDES = 12
 PENDING = 2
 """Strides of one distance that have foretold nothing yet, at most."""
@@ -45,12 +48,16 @@ WORTHWHILE = 1 / 3
 """The least chance for which a run's bytes are asked for: then two in three may be wasted."""
 SURE = 0.6
 """The same for a stride's elements: a wrong stride wastes all of them."""
+MOST = 32
+"""Elements asked for at once, at most."""
 FREE = 256 * KIB
 """Bytes of a stride's elements that are asked for with any chance."""
 IDLE = 0.5
 """What bytes cost that are fetched ahead: the line would be idle, perhaps."""
 DEEP = 4
 """Round trips of a line's bytes to have ahead of a run."""
+PARTS = 4
+"""Of a window that is read backward: bytes come in order in each of them."""
 ENLARGED = 32
 """Misses whose neighbourhood is fetched behind the reader when blocks grow."""
 
@@ -188,7 +195,22 @@ class Policy:
                 return self._stride_on(stride, steps, start, stop, missing=missing)
         if not missing:
             return Advice(ByteRange(start, stop))
+        for run in self._runs[:NEAR]:
+            if (step := self._through(run, start, stop)) != 0:
+                self._runs.remove(run)
+                self._runs.insert(0, run)
+                return self._run_on(run, step, start, stop, missing=missing, unit=unit)
         return self._begin(start, stop, product, unit)
+
+    def _through(self, run: Run, start: int, stop: int) -> int:
+        """1 or -1 where all from a run's edge to a miss is there: then it may have gone on unseen, by hits."""
+        if run.step >= 0 and 0 < start - run.edge <= UNSEEN and not self._absent(run.edge, start // PAGE * PAGE):
+            return 1
+        if run.step <= 0:
+            edge, below = (run.edge if run.step else run.low), -(-stop // PAGE) * PAGE
+            if 0 < edge - stop <= UNSEEN and not self._absent(below, edge):
+                return -1
+        return 0
 
     def _begin(self, start: int, stop: int, product: float, unit: int) -> Advice:
         """A miss that nothing foretold."""
@@ -263,6 +285,7 @@ class Policy:
         if run.ended:
             run.ended = False
             self._survival.ended(before, -1)
+        edge = run.edge if run.step else run.low
         run.goes_on(start, stop, step)
         if run.length > before:
             self._survival.grew(before, run.length)
@@ -278,9 +301,10 @@ class Policy:
                 block = self._block(start, stop, unit)  # as likely another read in a cluster
             elif step > 0:
                 block = self._clip(start, max(stop, start + min(unit, self._bound)))
-            else:
-                block = self._clip(min(start, stop - min(unit, self._bound)), stop)
-            run.edge = max(run.edge, block.stop) if step > 0 else min(run.edge, block.start)
+            else:  # what is between it and what was asked for, and more below
+                high = edge if stop <= edge <= start + unit else stop
+                block = self._clip(min(start, high - min(unit, self._bound)), high)
+            run.edge = block.stop if step > 0 else block.start  # what was asked for beyond did not come: ask again
         self._ahead(run, 1.0, behind, traps)
         return Advice(block, tuple(behind), tuple(traps))
 
@@ -304,7 +328,7 @@ class Policy:
             behind.append(ByteRange(run.last, end))
         else:
             trap = min(trap, run.edge - 1)
-            part = min(piece, max(USUAL_BLOCK, (run.edge - end) // 4 // PAGE * PAGE))
+            part = max(USUAL_BLOCK, (run.last - end) // PARTS // PAGE * PAGE)
             behind += (ByteRange(max(end, at - part), at) for at in range(run.last, end, -part))
         run.edge = end
         run.reach()
@@ -333,7 +357,7 @@ class Policy:
         stride.steps += steps
         self._stride_survival.grew(before, stride.steps)
         self._finder.judge(stride.distance, right=True)
-        stride.asked = max(0, stride.asked - steps)
+        stride.asked = 0 if missing else max(0, stride.asked - steps)  # what did not come is asked for again
         expected = stride.anchor + steps * stride.distance
         stride.anchor = start if -PAGE <= start - expected < PAGE else expected
         stride.length = max(stride.length, stop - stride.anchor)
@@ -352,10 +376,10 @@ class Policy:
         if 2 * stride.asked > stride.depth > 0:
             return
         product, length = self._link.product, max(self._least, stride.length)
-        most = int(min(2 * self._connections, max(2.0, 3 * product / length), self._bound // 2 // length))
+        most = int(min(2 * self._connections, MOST, max(2.0, 3 * product / length), self._bound // 2 // length))
         steps = stride.steps + min(8, self._finder.good.get(stride.distance // PAGE, 0) / 2)
         stride.depth = 0
-        for depth in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
+        for depth in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
             p = self._stride_survival.chance(stride.steps, depth, steps / (steps + depth))
             if depth > most or p * product < (1 - p) * length or (p < SURE and depth * length > FREE):
                 break

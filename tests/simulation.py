@@ -373,7 +373,9 @@ def skipping(size: int = 128 * MIB, step: int = 20000, skip: int = 12000) -> Tra
 def interleaved(size: int = 256 * MIB, streams: int = 8, length: int = 16 * MIB, step: int = 65536) -> Trace:
     """Sequential streams in turn."""
     return Trace(
-        "interleaved", size, [(s * (size // streams) + at, step) for at in range(0, length, step) for s in range(streams)]
+        "interleaved",
+        size,
+        [(s * (size // streams) + at, step) for at in range(0, length, step) for s in range(streams)],
     )
 
 
