@@ -75,8 +75,8 @@ BARS = (
     Bar("W11", "c80", "fsspec-cat", 0.41, 0.45, 0.40),
     Bar("W12", "raw", "urllib3", 1, 1.3, 1.0),
     Bar("W13", "raw", "gdal", 108 * MS, 108 * MS, 40 * MS),
-    Bar("W13", "b20", "obstore-apart", 0.17, 0.18, 0.13),
-    Bar("W13", "c80", "obstore-apart", 0.36, 0.45, 0.36),
+    Bar("W13", "b20", "obstore-async", 0.17, 0.18, 0.13),
+    Bar("W13", "c80", "obstore-async", 0.36, 0.45, 0.36),
     *(
         Bar(f"W14-{pattern}", link, "hctef", 1, 1.3, 1.3, subject="hctef-buffer")
         for pattern in ("W2", "W3", "W4", "W8", "W10")
