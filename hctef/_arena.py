@@ -24,17 +24,27 @@ class Arena(Protocol):
     bytes: mmap.mmap
     """The mapping. `bytes[a:b]` copies out what is resident."""
 
-    overhead: int
-    """Bytes of memory that it takes beyond its resident pages."""
+    @property
+    def overhead(self) -> int:
+        """Bytes of memory that it takes beyond its resident pages."""
 
     def fill(self, start: int, data: Buffer) -> None:
         """Put `data` at byte `start`. Any thread may, for bytes that it has claimed; no lock is needed."""
+
+    def room(self, start: int, stop: int) -> memoryview | None:
+        """Where bytes `[start, stop)` may be received in place of `fill`; None: nowhere, they are to be filled in."""
 
     def publish(self, start: int, stop: int) -> None:
         """All bytes of pages `[start, stop)` were given to `fill`: have them there, before they are marked resident."""
 
     def expect(self, start: int, stop: int) -> None:
         """All of page-aligned `[start, stop)` will be filled: a hint."""
+
+    def watch(self, page: int) -> None:
+        """The first touch of an absent page is to be heard of: where touches are faults, withhold it when it comes."""
+
+    def unwatch(self, start: int, stop: int) -> None:
+        """Hand over what was withheld of `[start, stop)`, and withhold nothing there any longer."""
 
     def view(self, start: int, stop: int) -> memoryview:
         """`[start, stop)` without a copy, read-only."""
@@ -60,8 +70,17 @@ class AnonymousArena:
     def fill(self, start: int, data: Buffer) -> None:
         self.bytes[start : start + len(data)] = data
 
+    def room(self, start: int, stop: int) -> memoryview | None:
+        return memoryview(self.bytes)[start:stop]
+
     def publish(self, start: int, stop: int) -> None:
         """They are there."""
+
+    def watch(self, page: int) -> None:
+        """The page table is all that readers look at."""
+
+    def unwatch(self, start: int, stop: int) -> None:
+        """As `watch`."""
 
     def expect(self, start: int, stop: int) -> None:
         # One fault for 2 MiB instead of 512: filling 256 MiB takes half the time. Never by default: a page that is read

@@ -163,7 +163,11 @@ class AsyncDriver:
     async def _perform(self, step: Step, exchange: AsyncExchange) -> Any:
         match step:
             case Receive():
-                return await exchange.receive(step.limit)
+                data = await exchange.receive(step.limit)
+                if step.into is None:
+                    return data
+                step.into[: len(data)] = data
+                return len(data)
             case Fill():
                 self.planner.arena.fill(step.start, step.data)
             case FetchPlan():

@@ -99,7 +99,17 @@ class FaultingArena:
     def fill(self, start: int, data: Buffer) -> None:
         """What a transfer still had in its hands when the pager took over: the pager fetches it."""
 
+    def room(self, start: int, stop: int) -> memoryview | None:
+        """Nowhere: only the pager fills it."""
+        return None
+
     def publish(self, start: int, stop: int) -> None:
+        """The pager's."""
+
+    def watch(self, page: int) -> None:
+        """The pager's."""
+
+    def unwatch(self, start: int, stop: int) -> None:
         """The pager's."""
 
     def expect(self, start: int, stop: int) -> None:

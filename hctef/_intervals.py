@@ -29,6 +29,7 @@ class Claim:
     __slots__ = (
         "_waiting",
         "at",
+        "behind",
         "cancelled",
         "error",
         "open",
@@ -49,6 +50,8 @@ class Claim:
         """Somebody drives its transfer, and will release it."""
         self.cancelled = False
         """Its transfer should stop at the next piece."""
+        self.behind = False
+        """It was wished for behind the readers: whoever brings it goes on with the next wish."""
         self.urgent = False
         """A reader waits for it: it goes before what was prefetched."""
         self.turn: Future[None] | None = None

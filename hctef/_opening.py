@@ -14,7 +14,7 @@ from hctef._planner import Planner
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import NOTHING, Drop, Fill, PlanGen, Receive, Step
-from hctef._transfer import PIECE
+from hctef._transfer import PIECE, Sink
 from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError
 
 FIRST_BYTES = 64 * 1024
@@ -128,11 +128,11 @@ class Opening:
         planner, requester = self._planner, self._requester
         self._begin(head, part.size or part.extent.stop)
         start, stop = part.extent
-        commit = planner.keep_tail(start, stop)
+        commit, sink = planner.keep_tail(start, stop), planner.arena_sink()
         if came is None:
-            at = yield from requester.body(self._attempts, head, start, stop, Fill, commit)
+            at = yield from requester.body(self._attempts, head, start, stop, sink, commit)
             if at < stop:
-                yield from requester.fetch(at, stop, Fill, commit)
+                yield from requester.fetch(at, stop, sink, commit)
         else:
             yield Fill(start, came)
             commit(stop)
@@ -151,11 +151,11 @@ class Opening:
             raise RangeRequestsUnsupportedError(message, status=206, reason="content-range-hidden")
         pieces: list[bytes] = []
 
-        def put(_: int, data: bytes) -> Step:
-            pieces.append(data)
+        def put(_: int, data: bytes | memoryview) -> Step:
+            pieces.append(bytes(data))
             return NOTHING
 
-        at = yield from requester.body(self._attempts, head, start, stop, put, lambda _: None)
+        at = yield from requester.body(self._attempts, head, start, stop, Sink(put), lambda _: None)
         if at < stop:
             message = f"{self._where}: the body was cut before the size was known"
             raise HctefNetworkError(message, status=206)

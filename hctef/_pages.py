@@ -60,6 +60,11 @@ class PageTable:
         if open_run:
             yield self._bytes(*open_run)
 
+    def first_missing(self, start: int, stop: int) -> int:
+        """Where the first absent page of `[start, stop)` begins, `stop` where there is none."""
+        page = self.rows.find(b"\0", start // PAGE, -(-stop // PAGE))
+        return stop if page < 0 else max(start, page * PAGE)
+
     def missing_end(self, start: int, limit: int) -> int:
         """Where the run of absent pages that begins at page boundary `start` ends, at most `limit`."""
         run = _ABSENT_RUN.match(self.rows, start // PAGE, -(-limit // PAGE))

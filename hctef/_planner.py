@@ -1,8 +1,10 @@
 """Planner: what to fetch, who fetches it, when it counts as there, and what goes first when room is short.
 
-The way of a byte: a reader finds its pages missing (`PageTable.missing`) → the gaps that nobody fetches become claims,
-few requests for many gaps (`_extents`) → a transfer a claim brings the bytes into the arena (`transfer`) → whole pages
-are marked resident, waiters wake (`_arrived`) → the reader copies out, under a pin or under the check of `epoch`.
+The way of a byte: a reader finds its pages missing → the policy says what is worth fetching with them, and what behind
+the reader (`_policy.py`) → the gaps that nobody fetches become claims, few requests for many gaps (`_gaps.py`) → a
+transfer a claim brings the bytes into the arena (`transfer`) → whole pages are marked resident, waiters wake
+(`_arrived`) → the reader copies out, under a pin or under the check of `epoch`. What is wished for behind the readers
+becomes claims when a connection is free for it (`_pump`).
 
 No I/O, no lock, no thread: generators that yield steps (`_steps.py`); whoever drives them holds the file's lock while
 they compute. Bytes are marked resident only after they are in the arena. A reader either claims or waits, so no two
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -20,13 +23,18 @@ from typing import Protocol
 from intervaltree import Interval
 
 from hctef._arena import Arena
+from hctef._gaps import Gaps
 from hctef._intervals import Claim, IntervalCache
+from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
+from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._stats import Stats
 from hctef._steps import Call, Deliver, FetchPlan, Fill, PlanGen, Wait
-from hctef._transfer import PIECE, Requester, Slots
+from hctef._transfer import PIECE, Requester, Sink, Slots
+from hctef._traps import Traps
+from hctef._wishes import Wishes
 
 log = logging.getLogger("hctef")
 
@@ -49,7 +57,7 @@ class Pager(Protocol):
     """Who fetches in place of this planner once pages are filled when they are touched: a planner in another process,
     where the claims are then. The futures raise what a transfer raises."""
 
-    def read(self, wanted: ByteRange, ahead: int, hold: object) -> Future[None]:
+    def read(self, wanted: ByteRange, hold: object) -> Future[None]:
         """Make a range resident; `hold`, where it is not None, keeps it so until `let_go` of the same."""
 
     def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool) -> Future[int]:
@@ -61,6 +69,9 @@ class Pager(Protocol):
     def let_go(self, hold: object) -> None:
         """Never blocks."""
 
+    def advise(self, hint: str) -> None:
+        """See `Policy.advise`. Never blocks."""
+
     def cancel(self) -> None:
         """Nobody waits any longer: each future raises Cancelled."""
 
@@ -68,21 +79,31 @@ class Pager(Protocol):
 class Planner:
     """The state of one remote file."""
 
-    def __init__(self, source: UrlSource, options: Options, make_arena: Callable[[int], Arena]) -> None:
+    def __init__(
+        self,
+        source: UrlSource,
+        options: Options,
+        make_arena: Callable[[int], Arena],
+        make_pages: Callable[[int], PageTable] = PageTable,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock`: seconds."""
         self.options = options
         self.stats = Stats()
-        self.requester = Requester(source, options, self.stats)
-        self.pages = PageTable(0)
+        self.link = Link()
+        self.clock = clock
+        self.requester = Requester(source, options, self.stats, self.link, clock)
         self.cache = IntervalCache()
-        self.arena = make_arena(0)
         self.epoch = [0]
         """Counts evictions. A copy made while it stood still, of pages that were resident before, is whole."""
         self.pager: Pager | None = None
         """Set by `hand_over`."""
         self.closed = False
-        self._make_arena = make_arena
+        self._make_arena, self._make_pages = make_arena, make_pages
         self._slots = Slots(options.max_connections)
         self._remnant = ByteRange(0, 0)
+        self._traps, self._wishes = Traps(), Wishes()
+        self.begin(0)
 
     @property
     def size(self) -> int:
@@ -99,11 +120,31 @@ class Planner:
         limit = self.options.max_resident_bytes
         return self.size or 1 if limit is None else max(PAGE, limit // 8 // PAGE * PAGE)
 
+    def use_link(self, link: Link) -> None:
+        """What other files of the same server have taught of the line is known here too. Before `begin`."""
+        self.link = self.requester.link = link
+
     def begin(self, size: int) -> None:
         """The size is known: make room. Raises OSError where there is no such room."""
+        options, limit, readahead = self.options, self.options.max_resident_bytes, self.options.readahead
         self.requester.size = size
         self.arena = self._make_arena(size)
-        self.pages = PageTable(size)
+        self.pages = self._make_pages(size)
+        self._gaps = Gaps(self.pages, self.cache, self._traps, options.minimum_range_request_bytes)
+        self.policy = Policy(
+            size,
+            self.link,
+            largest=readahead if isinstance(readahead, int) else None if readahead == "auto" else 0,
+            least=options.minimum_range_request_bytes,
+            window=size if limit is None else limit // 4,
+            connections=options.max_connections,
+            absent=self._gaps.absent,
+        )
+
+    def settle(self) -> None:
+        """No trap is left, and nothing is wished for: what has come is resident."""
+        self._spring(0, self.size)
+        self._wishes.clear()
 
     def hand_over(self, pager: Pager, arena: Arena, pages: PageTable) -> list[ByteRange]:
         """From now on `pager` fetches, into `arena`, which holds what is resident now, and shows it in `pages`.
@@ -114,13 +155,13 @@ class Planner:
         self.pager, self.arena, self.pages = pager, arena, pages
         self.cancel(claims)
         for claim in claims:
-            self.cache.release(claim)
+            self._give_back(claim)
         return sorted(ByteRange(claim.at, claim.stop) for claim in claims if claim.at < claim.stop)
 
     # reading
 
-    def read(self, start: int, stop: int, ahead: int = 0, *, hold: bool = False) -> PlanGen[Interval | None]:
-        """Make `[start, stop)` resident, and ask for what is before `ahead` with it.
+    def read(self, start: int, stop: int, *, hold: bool = False) -> PlanGen[Interval | None]:
+        """Make `[start, stop)` resident, and have fetched behind the reader what it is likely to read next.
 
         Returns the pin that keeps it so until `unpin`; None where there is nothing to keep. `hold`: for longer than a
         copy takes, so that a pager must know of it.
@@ -134,54 +175,81 @@ class Planner:
             if self.pages.resident(start, stop) and not (hold and self.pager):
                 self.stats.hits += 1
                 return pin
-            self.stats.misses += 1
-            if self.pager is not None:
-                yield Wait(self.pager.read(ByteRange(start, stop), ahead, pin if hold else None))
+            if self.pager is None:
+                yield from self._read(ByteRange(start, stop))
+            else:
+                self.stats.misses += 1
+            if self.pager is not None and (hold or not self.pages.resident(start, stop)):
+                yield Wait(self.pager.read(ByteRange(start, stop), pin if hold else None))
                 self._check_open()
-                return pin
-            if stop < ahead:
-                wanted = ByteRange(start, min(ahead, self.size, start + self.window))
-                claims = self._claim(self._missing([wanted]), urgent=True)
-                mine = [claim for claim in claims if claim.start < stop]
-                yield FetchPlan(background=claims)  # all of them: the reader goes on when its own bytes are there
-                yield FetchPlan(wait=tuple(claim.wait_for(min(stop, claim.stop)) for claim in mine))
-                self._raise_first(mine)
-            yield from self.fetch([ByteRange(start, stop)])
-            if hold and self.pager is not None:
-                yield Wait(self.pager.read(ByteRange(start, stop), 0, pin))
         except BaseException:
             self.unpin(pin)
             raise
         return pin
 
-    def copy(self, start: int, stop: int, ahead: int = 0, piece: int = 0) -> PlanGen[bytes]:
+    def _read(self, wanted: ByteRange) -> PlanGen[None]:
+        """A read that was no hit: of a page that is absent, on its way, or withheld."""
+        began = self.clock()
+        urgent, behind = self._consult(wanted, began)
+        if self.pages.resident(*wanted):  # a trap
+            self.stats.hits += 1
+            if behind:
+                yield FetchPlan(background=behind)
+            return
+        self.stats.misses += 1
+        mine = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
+        behind = (*(claim for claim in urgent if claim not in mine), *behind)
+        if mine or behind:
+            yield FetchPlan(claims=mine, background=behind)
+            self._raise_first(mine)
+        yield from self.fetch([wanted])
+        self.policy.waited(self.clock() - began)
+
+    def _consult(self, wanted: ByteRange, now: float) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
+        """Ask the policy about a read. Returns the claims to fetch for it, and those to fetch behind it."""
+        trapped = self._spring(*wanted)
+        missing = any(True for _ in self._gaps.unclaimed(*wanted))
+        advice = self.policy.access(*wanted, now, missing=missing, trapped=trapped)
+        urgent: tuple[Claim, ...] = ()
+        if missing:
+            block = align(min(advice.block.start, wanted.start), max(advice.block.stop, wanted.stop), self.size)
+            urgent = self._claim(self._gaps.unclaimed(*block), urgent=True)
+        for offset in advice.traps:
+            page = offset - offset % PAGE
+            if not self.pages.resident(page, page + 1):
+                self.arena.watch(page)
+                odd = self._traps.arm(page)
+                if odd is not None:
+                    self._spring(odd, odd + PAGE)
+        self._wishes.push(advice.behind)
+        return urgent, self._pump()
+
+    def copy(self, start: int, stop: int, piece: int = 0) -> PlanGen[bytes]:
         """The bytes `[start, stop)`, by `copy_into`'s way; `piece`: bytes copied at once, 0: all of a window."""
         if stop - start <= (piece or stop - start) and stop - start <= self.window:
-            pin = yield from self.read(start, stop, ahead)
+            pin = yield from self.read(start, stop)
             try:
                 whole: bytes = yield Call(lambda: self.arena.bytes[start:stop])
             finally:
                 self.unpin(pin)
             return whole
         sink = io.BytesIO()  # its value is handed out without another copy
-        yield from self._pieces(start, stop, ahead, piece, lambda _, source: sink.write(source))
+        yield from self._pieces(start, stop, piece, lambda _, source: sink.write(source))
         return sink.getvalue()
 
-    def copy_into(self, target: memoryview, start: int, ahead: int = 0, piece: int = 0) -> PlanGen[None]:
+    def copy_into(self, target: memoryview, start: int, piece: int = 0) -> PlanGen[None]:
         """Fill `target` (bytes) with what begins at `start`: under a bound on memory window by window."""
 
         def put(at: int, source: memoryview) -> None:
             target[at - start : at - start + len(source)] = source
 
-        yield from self._pieces(start, start + len(target), ahead, piece, put)
+        yield from self._pieces(start, start + len(target), piece, put)
 
-    def _pieces(
-        self, start: int, stop: int, ahead: int, piece: int, put: Callable[[int, memoryview], object]
-    ) -> PlanGen[None]:
+    def _pieces(self, start: int, stop: int, piece: int, put: Callable[[int, memoryview], object]) -> PlanGen[None]:
         """Fetch window by window, each pinned while it is handed to `put(offset, bytes)`, outside of the lock."""
         for at in range(start, stop, self.window):
             end = min(stop, at + self.window)
-            pin = yield from self.read(at, end, ahead)
+            pin = yield from self.read(at, end)
             try:
                 for begin in range(at, end, piece or end - at):
                     until = min(end, begin + (piece or end - at))
@@ -200,7 +268,7 @@ class Planner:
             if self.pager is not None:
                 yield Wait(self.pager.prefetch(missing, wait=True))
                 return
-            claims = self._claim(missing, urgent=True)
+            claims = self._claim(self._unclaimed(missing), urgent=True)
             if claims:
                 yield FetchPlan(claims=claims)
                 self._raise_first(claims)
@@ -225,7 +293,7 @@ class Planner:
         if self.pager is not None:
             asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0
             return asked
-        claims = self._claim(missing, urgent=urgent)
+        claims = self._claim(self._unclaimed(missing), urgent=urgent)
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:
             yield FetchPlan(background=claims)
@@ -237,12 +305,12 @@ class Planner:
             yield from self.fetch(wanted)  # what others were fetching
         return count
 
-    def demand(self, wanted: ByteRange, ahead: Iterable[ByteRange]) -> PlanGen[None]:
-        """A thread is blocked at a page of `wanted`: fetch it behind the caller, and what is likely to be next."""
+    def demand(self, at: int) -> PlanGen[None]:
+        """A thread is blocked at byte `at`: have its page fetched behind the caller, and what it will touch next."""
         self._check_open()
-        claims = self._claim(self._missing(coalesce([wanted, *ahead])), urgent=True)
-        first = sorted(claims, key=lambda claim: claim.stop <= wanted.start or claim.start >= wanted.stop)
-        yield FetchPlan(background=(*self._hurry(self._missing([wanted])), *first))
+        urgent, behind = self._consult(ByteRange(at, at + 1), self.clock())
+        first = sorted(urgent, key=lambda claim: not claim.start <= at < claim.stop)
+        yield FetchPlan(background=(*self._hurry([align(at, at + 1, self.size)]), *first, *behind))
 
     def stream(self, start: int, stop: int) -> PlanGen[None]:
         """Deliver `[start, stop)` in order. Resident bytes come from memory, others from the network and are not
@@ -254,8 +322,10 @@ class Planner:
             at = to
             self._check_open()
 
+        sink = Sink(lambda _, data: Deliver(bytes(data)))
         while at < stop:
             self._check_open()
+            self._spring(at, stop)
             end = self.pages.resident_end(at, min(stop, at + PIECE))
             if end > at:
                 data = self.arena.bytes[at:end]
@@ -270,30 +340,58 @@ class Planner:
             end = min(self.pages.missing_end(at - at % PAGE, stop), claims[0].start if claims else stop)
             yield from self._slots.acquire()
             try:
-                yield from self.requester.fetch(at, end, lambda _, data: Deliver(data), advance)
+                yield from self.requester.fetch(at, end, sink, advance)
             finally:
                 self._slots.release()
 
     # transfers
 
-    def transfer(self, claim: Claim) -> PlanGen[None]:
-        """Bring a claim's bytes. Its failure is left in `claim.error`; the claim is given back whatever happens."""
-        if not claim.open or claim.started:
-            return
-        claim.started = True
-        try:
-            yield from self._slots.acquire(claim)
+    def transfer(self, claim: Claim | None) -> PlanGen[None]:
+        """Bring a claim's bytes; after one that nobody waited for, what is wished for next.
+
+        A failure is left in `claim.error`; the claim is given back whatever happens.
+        """
+        while claim is not None:
+            if not claim.open or claim.started:
+                return
+            claim.started = True
             try:
-                claim.sending = True
-                yield from self._transfer(claim)
+                yield from self._slots.acquire(claim)
+                try:
+                    claim.sending = True
+                    yield from self._transfer(claim)
+                finally:
+                    self._slots.release()
+            except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
+                claim.error = error
+                self._wishes.clear()
+                if not isinstance(error, Cancelled):
+                    log.warning("a transfer failed: %s", error)
             finally:
-                self._slots.release()
-        except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
-            claim.error = error
-            if not isinstance(error, Cancelled):
-                log.warning("a transfer failed: %s", error)
-        finally:
-            self.cache.release(claim)
+                self._give_back(claim)
+            claim = self._next() if claim.behind and not self.closed else None
+
+    def _next(self) -> Claim | None:
+        """The next piece of what is wished for, claimed, where there is room for another request."""
+        wishes, policy = self._wishes, self.policy
+        if wishes.count >= max(1, self.options.max_connections - 1) or wishes.bytes >= policy.in_flight:
+            return None  # one connection is left to the readers
+        piece = wishes.pop(self._gaps, policy.piece)
+        if piece is None:
+            return None
+        claim = self.cache.claim(next(self._gaps.extents([piece])))
+        claim.behind = True
+        wishes.begun(claim.stop - claim.start)
+        return claim
+
+    def _pump(self) -> tuple[Claim, ...]:
+        """Claims for what is wished for, as many as there is room for."""
+        return tuple(iter(self._next, None))
+
+    def _give_back(self, claim: Claim) -> None:
+        if claim.open and claim.behind:
+            self._wishes.ended(claim.stop - claim.start)
+        self.cache.release(claim)
 
     def _transfer(self, claim: Claim) -> PlanGen[None]:
         stop, remnant = claim.stop, self._remnant
@@ -311,9 +409,13 @@ class Planner:
                 claim.advance(upto)
 
         if stop > claim.start:
-            yield from self.requester.fetch(claim.start, stop, Fill, commit)
+            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit)
         else:
             commit(stop)
+
+    def arena_sink(self) -> Sink:
+        """Puts bytes into the arena: straight from the socket where it has room for that."""
+        return Sink(Fill, self.arena.room)
 
     def keep_tail(self, start: int, stop: int) -> Callable[[int], None]:
         """The commit function of a response to no claim, `[start, stop)`: the opening's.
@@ -336,11 +438,18 @@ class Planner:
     def _arrived(self, start: int, stop: int) -> None:
         """Whole pages `[start, stop)` were filled."""
         self.arena.publish(start, stop)
-        self.took(ByteRange(start, stop))
+        if self.options.max_resident_bytes is not None:
+            self.cache.fetched(ByteRange(start, stop))
+        for page in self._traps.came(start, stop):
+            if page > start:
+                self.pages.mark(start, page)
+            start = page + PAGE
+        if start < stop:
+            self.pages.mark(start, stop)
         self.trim()
 
     def took(self, extent: ByteRange) -> None:
-        """Whole pages are in the arena."""
+        """Whole pages are in the arena, brought by another process."""
         self.pages.mark(*extent)
         if self.options.max_resident_bytes is not None:
             self.cache.fetched(extent)
@@ -350,21 +459,23 @@ class Planner:
         for claim in claims:
             claim.cancelled = True
             if not claim.started:
-                self.cache.release(claim)
+                self._give_back(claim)
 
     def close(self) -> None:
         """Stop transfers; whoever waits for them wakes, and finds the file closed."""
         self.closed = True
         if self.pager is not None:
             self.pager.cancel()
+        self._wishes.clear()
         claims = self.cache.all_claims()
         self.cancel(claims)
         for claim in claims:
-            self.cache.release(claim)
+            self._give_back(claim)
 
     def after_fork(self) -> None:
         """In a child: the parent's transfers are not ours, and what came is as good here as there."""
         self.cache.forget_claims()
+        self._wishes = Wishes()
         self._slots = Slots(self.options.max_connections)
 
     def _raise_first(self, claims: Iterable[Claim]) -> None:
@@ -381,7 +492,15 @@ class Planner:
     # planning
 
     def _missing(self, wanted: Iterable[ByteRange]) -> list[ByteRange]:
-        return [run for start, stop in wanted for run in self.pages.missing(start, stop)]
+        """The runs of absent pages; what is withheld there is handed over."""
+        found: list[ByteRange] = []
+        for start, stop in wanted:
+            self._spring(start, stop)
+            found += self.pages.missing(start, stop)
+        return found
+
+    def _unclaimed(self, missing: Iterable[ByteRange]) -> list[ByteRange]:
+        return [gap for run in missing for gap in self.cache.unclaimed(run)]
 
     def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
         """Put what a prefetch claimed and has not asked for yet before all that nobody waits for.
@@ -399,11 +518,10 @@ class Planner:
                 idle.append(claim)
         return tuple(idle)
 
-    def _claim(self, missing: list[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
-        """Claim what nobody fetches of sorted runs of absent pages, and what is worth fetching with it."""
-        gaps = [gap for run in missing for gap in self.cache.unclaimed(run)]
+    def _claim(self, gaps: Iterable[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
+        """Claim gaps that nobody fetches, and what is worth fetching with them."""
         pieces: list[ByteRange] = []
-        for extent in self._extents(gaps):
+        for extent in self._gaps.extents(gaps):
             if extent.length >= HUGE_BYTES and self.options.max_resident_bytes is None:
                 self.arena.expect(*extent)
             parts = min(self.options.max_connections, SPLIT_MOST, -(-extent.length // SPLIT_BYTES))
@@ -413,48 +531,37 @@ class Planner:
             claim.urgent = urgent
         return claims
 
-    def _extents(self, gaps: list[ByteRange]) -> Iterator[ByteRange]:
-        """The requests that fetch the gaps: near ones merged, short ones made `minimum_range_request_bytes` long.
+    def advise(self, hint: str) -> None:
+        """See `Policy.advise`."""
+        self.policy.advise(hint)
+        if self.pager is not None:
+            self.pager.advise(hint)
 
-        Only pages that are absent and not claimed are added: no byte is asked for twice.
-        """
-        least = self.options.minimum_range_request_bytes
-        merged: list[ByteRange] = []
-        for gap in gaps:
-            if (
-                merged
-                and gap.start - merged[-1].stop < least
-                and self._free_end(merged[-1].stop, gap.start) == gap.start
-            ):
-                merged[-1] = ByteRange(merged[-1].start, gap.stop)
-            else:
-                merged.append(gap)
-        before = 0
-        after = [extent.start for extent in merged[1:]] + [self.size]
-        for extent, limit in zip(merged, after, strict=False):
-            start, stop = extent
-            if stop - start < least:
-                stop = self._free_end(stop, min(limit, align(start, start + least, self.size).stop))
-            if stop - start < least:
-                start = self._free_start(start, max(before, (stop - least) // PAGE * PAGE, 0))
-            before = stop
-            yield ByteRange(start, stop)
+    # traps
 
-    def _free_end(self, start: int, limit: int) -> int:
-        """How far from page boundary `start` pages are absent and unclaimed, at most `limit`."""
-        if start >= limit:
-            return start
-        end = self.pages.missing_end(start, limit)
-        claims = self.cache.claims(start, end) if end > start else []
-        return min(end, max(start, claims[0].start)) if claims else end
+    def _spring(self, start: int, stop: int) -> bool:
+        """Hand over what is withheld of `[start, stop)`, and forget the traps there. Whether anything was withheld."""
+        if not self._traps or not self._traps.touches(start, stop):
+            return False
+        self.arena.unwatch(start, stop)
+        pages = self._traps.disarm(start, stop)
+        for page in pages:
+            self.pages.mark(page, min(page + PAGE, self.size))
+        return bool(pages)
 
-    def _free_start(self, stop: int, limit: int) -> int:
-        """How far back from page boundary `stop` pages are absent and unclaimed, not before `limit`."""
-        start = self.pages.missing_start(stop, limit) if stop > limit else stop
-        claims = self.cache.claims(start, stop) if stop > start else []
-        return max(start, min(stop, max(claim.stop for claim in claims))) if claims else start
+    def _withheld(self) -> list[ByteRange]:
+        return [ByteRange(page, min(page + PAGE, self.size)) for page in self._traps.withheld]
 
     # room
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the file that are in memory."""
+        return self.pages.resident_bytes + sum(run.length for run in self._withheld())
+
+    def resident_ranges(self) -> list[ByteRange]:
+        """The runs of bytes that are in memory, whole pages, sorted."""
+        return coalesce([*self.pages.runs(), *self._withheld()])
 
     def pin(self, start: int, stop: int) -> Interval:
         """Keep the pages of `[start, stop)` from being evicted until `unpin`."""
@@ -488,7 +595,8 @@ class Planner:
             self.evict(start, stop)
 
     def evict(self, start: int, stop: int) -> None:
-        """Give back the pages of `[start, stop)` that are resident and not pinned."""
+        """Give back the pages of `[start, stop)` that are in memory and not pinned."""
+        self._spring(start, stop)
         for run in list(self.pages.runs(start, stop)):
             for part in list(self.cache.unpinned(run)):
                 self.pages.clear(*part)

@@ -18,8 +18,7 @@ from hctef._http import Validator, parse_url
 from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
 from hctef._pages import PageTable
 from hctef._planner import Planner
-from hctef._ranges import PAGE, ByteRange, checked_range
-from hctef._readahead import NEVER, Readahead
+from hctef._ranges import PAGE, checked_range
 from hctef._remote import CLOSED, Remote
 from hctef._repr import reader_html, reader_text
 from hctef._stats import Stats
@@ -34,11 +33,9 @@ SLOTS = (
     "_epoch",
     "_hit_bytes",
     "_hits",
-    "_mark",
     "_options",
     "_pickled",
     "_position",
-    "_readahead",
     "_remote",
     "_rows",
     "_size",
@@ -66,12 +63,9 @@ class Reader:
     _epoch: list[int]
     _hit_bytes: int
     _hits: int
-    _mark: int | None
-    """`Readahead.mark`, where a hit finds it at once; None: no window is ahead."""
     _options: Options
     _pickled: tuple[int, Validator, str] | None
     _position: int
-    _readahead: Readahead
     _remote: Remote | None
     _rows: mmap.mmap
     _size: int
@@ -92,8 +86,6 @@ class Reader:
         self._source = remote.source
         self._remote = remote
         self._pickled = None
-        self._readahead = Readahead(remote.options.readahead, remote.options.minimum_range_request_bytes)
-        self._mark = None
         self._point_at(remote.planner)
         self._epoch = remote.planner.epoch
         self._size = remote.size
@@ -124,7 +116,6 @@ class Reader:
         self._bounded = False
         self._epoch = [0]
         self._hits = self._hit_bytes = 0
-        self._mark = None
         self._position = 0
 
     def _release(self, *, garbage: bool = False) -> None:
@@ -195,26 +186,6 @@ class Reader:
         self._hits += 1
         self._hit_bytes += len(found)
         return found
-
-    def _set_mark(self) -> None:
-        mark = self._readahead.mark
-        self._mark = mark if mark < NEVER else None
-
-    def _missed(self, start: int, stop: int) -> int:
-        """See `Readahead.missed`."""
-        ahead = self._readahead.missed(start, stop)
-        self._set_mark()
-        return ahead
-
-    def _reached(self, stop: int) -> list[ByteRange]:
-        """See `Readahead.reached`; the part of it that is in the file."""
-        extent = self._readahead.reached(stop)
-        self._set_mark()
-        return (
-            []
-            if extent is None or extent.start >= self._size
-            else [ByteRange(extent.start, min(extent.stop, self._size))]
-        )
 
     @contextmanager
     def _taking(self, count: SupportsIndex | None) -> Iterator[tuple[int, int]]:

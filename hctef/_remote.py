@@ -21,7 +21,8 @@ from intervaltree import Interval
 
 from hctef._arena import AnonymousArena
 from hctef._drivers import Driver
-from hctef._http import Validator
+from hctef._http import Validator, parse_url
+from hctef._link import Link
 from hctef._opening import Opening
 from hctef._options import Options, UrlSource
 from hctef._paging import paging_support
@@ -43,6 +44,8 @@ class Remote:
         self.source = source
         self.options = options
         self.planner = Planner(source, options, AnonymousArena)
+        if not callable(source):
+            self.planner.use_link(_line(parse_url(source).origin))
         self.planner.requester.hint = hint
         self.driver = Driver(self.planner, Urllib3Transport(options))
         self.readers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -145,14 +148,14 @@ class Remote:
         pin: Interval | None = self._wait_for(self.planner.read(start, stop, hold=True))
         return pin
 
-    def copy(self, start: int, stop: int, ahead: int = 0) -> bytes:
+    def copy(self, start: int, stop: int) -> bytes:
         """The bytes `[start, stop)`, fetched where they are absent."""
-        data: bytes = self._wait_for(self.planner.copy(start, stop, ahead))
+        data: bytes = self._wait_for(self.planner.copy(start, stop))
         return data
 
-    def copy_into(self, target: memoryview, start: int, ahead: int = 0) -> None:
+    def copy_into(self, target: memoryview, start: int) -> None:
         """Fill `target` (bytes) with what begins at `start`."""
-        self._wait_for(self.planner.copy_into(target, start, ahead))
+        self._wait_for(self.planner.copy_into(target, start))
 
     def touch(self, start: int, stop: int) -> None:
         """A long hit under a bound on memory: set the reference bits."""
@@ -197,11 +200,17 @@ class Remote:
 
     def resident_ranges(self) -> list[tuple[int, int]]:
         with self.driver.lock:
-            return [(run.start, run.stop) for run in self.planner.pages.runs()]
+            return [(run.start, run.stop) for run in self.planner.resident_ranges()]
 
     @property
     def resident_bytes(self) -> int:
-        return self.planner.pages.resident_bytes
+        with self.driver.lock:
+            return self.planner.resident_bytes
+
+    def advise(self, hint: str) -> None:
+        """See `Policy.advise`."""
+        with self.driver.lock:
+            self.planner.advise(hint)
 
     def stats(self) -> Stats:
         """A snapshot over all readers, those that were closed too."""
@@ -242,6 +251,19 @@ def _check_waiting(drivers: weakref.WeakKeyDictionary[Any, Any], future: Future[
     for driver in list(drivers.values()):
         driver.check_blocking(future)
 
+
+def _line(origin: tuple[str, str, int]) -> Link:
+    """What is known of the line to a server, over all its files."""
+    with _registry:
+        link = _lines.pop(origin, None) or Link()
+        _lines[origin] = link
+        while len(_lines) > _MOST_LINES:
+            del _lines[next(iter(_lines))]
+        return link
+
+
+_MOST_LINES = 64
+_lines: dict[tuple[str, str, int], Link] = {}
 
 _registry = threading.RLock()
 _remotes: weakref.WeakSet[Remote] = weakref.WeakSet()

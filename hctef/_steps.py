@@ -3,7 +3,7 @@
 | step | the driver does | and sends back |
 | --- | --- | --- |
 | `Send` | sends a request, after it has put away the response before it | the response's `Head` |
-| `Receive` | reads some of the body | 1 to `limit` bytes; b'' at its end |
+| `Receive` | reads some of the body | 1 to `limit` bytes, b'' at its end; their number, where it has `into` |
 | `Drop` | puts the response away | None |
 | `Fill` | copies bytes into the arena | None |
 | `Deliver` | hands bytes to whoever iterates over a stream | None |
@@ -38,6 +38,8 @@ class Send:
 @dataclass(frozen=True, slots=True)
 class Receive:
     limit: int
+    into: memoryview | None = field(default=None, repr=False)
+    """Room for `limit` bytes: they are put there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Drop:
 @dataclass(frozen=True, slots=True)
 class Fill:
     start: int
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,16 +56,8 @@ class SyncReader(Reader):
             return b""
         data = self._hit(start, stop)
         if data is None:
-            data = self._open().copy(start, stop, self._missed(start, stop))
-        elif self._mark is not None and stop > self._mark:
-            self._read_ahead(stop)
+            data = self._open().copy(start, stop)
         return data
-
-    def _read_ahead(self, stop: int) -> None:
-        """A hit crossed the mark: fetch the next window behind the reader."""
-        extents = self._reached(stop)
-        if extents:
-            self._open().prefetch(extents, wait=False, urgent=True)
 
     def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
         """Fetch `(offset, length)` ranges: near ones in one request, up to `max_connections` requests at once.

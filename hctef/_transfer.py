@@ -31,6 +31,7 @@ from hctef._http import (
     status_error,
 )
 from hctef._intervals import Claim
+from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._retries import Attempts, TransportError, retry_policy
 from hctef._stats import Stats
@@ -41,6 +42,39 @@ log = logging.getLogger("hctef")
 
 PIECE = 256 * 1024
 """Bytes asked of the transport at once: beyond that a recv gains nothing, and waiters are served the sooner."""
+
+
+class Sink:
+    """Where the bytes of a body go. `put` makes the step that stores a piece; `room`, where it has any, is where they
+    can be received instead."""
+
+    __slots__ = ("_staging", "put", "room")
+
+    def __init__(
+        self,
+        put: Callable[[int, bytes | memoryview], Step],
+        room: Callable[[int, int], memoryview | None] | None = None,
+    ) -> None:
+        self.put, self.room = put, room
+        self._staging: memoryview | None = None
+
+    def take(self, at: int, limit: int) -> PlanGen[int]:
+        """Receive at most `limit` bytes, which belong at `at`. Returns how many came, 0 at the body's end."""
+        if self.room is None:
+            data: bytes = yield Receive(limit)
+            if data:
+                yield self.put(at, data)
+            return len(data)
+        into = self.room(at, at + limit)
+        direct = into is not None
+        if into is None:
+            if self._staging is None:
+                self._staging = memoryview(bytearray(min(limit, PIECE)))
+            into = self._staging[:limit]
+        count: int = yield Receive(len(into), into)
+        if count and not direct:
+            yield self.put(at, into[:count])
+        return count
 
 
 class Slots:
@@ -89,8 +123,12 @@ class Slots:
 class Requester:
     """The server's side of one file: where it is, what version it is, how it is asked."""
 
-    def __init__(self, source: UrlSource, options: Options, stats: Stats) -> None:
+    def __init__(
+        self, source: UrlSource, options: Options, stats: Stats, link: Link, clock: Callable[[], float]
+    ) -> None:
         """Raises HctefUrlError: `source` is neither an http(s) URL nor callable."""
+        self.link = link
+        self._clock = clock
         self._source = source
         self._options = options
         self._stats = stats
@@ -147,6 +185,7 @@ class Requester:
             self._stats.requests += 1
             try:
                 sent = request_headers(own, url, target, extra)
+                began = self._clock()
                 head: Head = yield Send(method, target.request, sent, target.origin != url.origin)
             except TransportError as error:
                 if not retry:
@@ -175,8 +214,10 @@ class Requester:
                 yield from self.again(attempts, head, where)
                 self._target, target, hops = None, url, 0
                 continue
-            if target is not url and head.status in (200, 206):
-                self._target = target
+            if head.status in (200, 206):
+                self.link.answered(self._clock() - began)
+                if target is not url:
+                    self._target = target
             return head
 
     def again(self, attempts: Attempts, failure: Head | TransportError, where: str) -> PlanGen[None]:
@@ -194,11 +235,8 @@ class Requester:
         if seconds:
             yield Sleep(seconds)
 
-    def fetch(
-        self, start: int, stop: int, put: Callable[[int, bytes], Step], commit: Callable[[int], None]
-    ) -> PlanGen[None]:
-        """Get the bytes of `[start, stop)` in order: `put` makes the step that stores a piece, `commit` hears how far
-        it is.
+    def fetch(self, start: int, stop: int, sink: Sink, commit: Callable[[int], None]) -> PlanGen[None]:
+        """Get the bytes of `[start, stop)` in order into `sink`; `commit` hears how far they are.
 
         A body that was cut is resumed at its next byte; a shorter range than asked for is taken, the rest asked for.
         """
@@ -207,7 +245,7 @@ class Requester:
             where = self.where(at, stop)
             head = yield from self.ask(attempts, {"Range": range_header(at, stop), **self.conditions()}, where)
             part = self.check(head, at, stop)
-            at = yield from self.body(attempts, head, at, part.extent.stop, put, commit)
+            at = yield from self.body(attempts, head, at, part.extent.stop, sink, commit)
 
     def body(  # noqa: PLR0917  # one for each thing that a body is
         self,
@@ -215,20 +253,22 @@ class Requester:
         head: Head,
         at: int,
         stop: int,
-        put: Callable[[int, bytes], Step],
+        sink: Sink,
         commit: Callable[[int], None],
     ) -> PlanGen[int]:
         """Read the body of a checked response, which holds `[at, stop)`. Returns how far it came before it was cut."""
         where = self.where(at, stop)
+        train, clock = self.link.train(), self._clock
         try:
             while at < stop:
-                data: bytes = yield Receive(min(PIECE, stop - at))
-                if not data:
+                began = clock()
+                count = yield from sink.take(at, min(PIECE, stop - at))
+                if not count:
                     raise TransportError(f"the body ended {stop - at} bytes early")
-                yield put(at, data)
-                at += len(data)
-                self._stats.bytes_fetched += len(data)
-                attempts.progress(len(data))
+                train.received(began, clock(), count)
+                at += count
+                self._stats.bytes_fetched += count
+                attempts.progress(count)
                 commit(at)
             more = b"" if "content-length" in head.headers else (yield Receive(1))
         except TransportError as error:

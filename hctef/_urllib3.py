@@ -131,11 +131,32 @@ class Urllib3Exchange:
             raise translate(error) from error
         return data
 
+    def receive_into(self, room: memoryview) -> int:
+        response: Any = self._response
+        if response is None:
+            return 0
+        try:
+            body = response._fp  # http.client's; urllib3's own readinto reads into bytes first, and copies them
+            if response.chunked or body is None or not body.length or body.fp is None:
+                data: bytes = response.read1(len(room), decode_content=False)
+                room[: len(data)] = data
+                return len(data)
+            count: int = body.fp.readinto1(room[: body.length])
+            body.length -= count
+            if not body.length:
+                body.read(0)  # the end: the connection is free
+        except (HTTPError, OSError, ValueError, AttributeError) as error:  # AttributeError: aborted by another thread
+            self._close()
+            raise translate(error) from error
+        return count
+
     def drop(self) -> None:
         response: Any = self._response
         if response is None:
             return
         left = response.length_remaining
+        if left is not None and response._fp is not None:
+            left = response._fp.length or 0  # what `receive_into` took is not known to urllib3
         if response.status < 200 or response.status in (204, 304) or self._method == "HEAD":
             left = DRAIN_BYTES + 1  # http.client reads no body of these: what came would pass for the next response
         with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):

@@ -110,8 +110,6 @@ class HttpFile(SyncReader, io.BufferedIOBase):
                     self._position = stop
                     self._hits += 1
                     self._hit_bytes += size  # type: ignore[operator]
-                    if self._mark is not None and stop > self._mark:
-                        self._read_ahead(stop)
                     return data
         except TypeError:  # None, or what is no integer: below
             pass
@@ -136,9 +134,7 @@ class HttpFile(SyncReader, io.BufferedIOBase):
         with self._taking(len(target)) as (start, stop):
             target = target[: stop - start]
             if target and not self._hit_into(target, start):
-                self._open().copy_into(target, start, self._missed(start, stop))
-            elif self._mark is not None and stop > self._mark:
-                self._read_ahead(stop)
+                self._open().copy_into(target, start)
         return len(target)
 
     def readinto1(self, buffer: Any, /) -> int:
@@ -167,8 +163,6 @@ class HttpFile(SyncReader, io.BufferedIOBase):
                     wanted = scan.send(self._copy(*wanted))
             except StopIteration as end:
                 found = end.value
-        elif self._mark is not None and start + len(found) > self._mark:
-            self._read_ahead(start + len(found))
         self._position = start + len(found)
         return found
 

@@ -14,7 +14,6 @@ from hctef._cursor import sought, strided
 from hctef._options import BufferOptions, UrlSource
 from hctef._paging import paging_support
 from hctef._ranges import PAGE, checked_range
-from hctef._readahead import LARGEST_WINDOW
 from hctef._reader import SHIFT, SLOTS
 from hctef._remote import CLOSED, Remote
 from hctef._sync_reader import SyncReader
@@ -29,6 +28,11 @@ if TYPE_CHECKING:
 
     from hctef.aio import AsyncRemoteBuffer
 
+_HINTS = {
+    getattr(mmap, "MADV_NORMAL", 0): "normal",
+    getattr(mmap, "MADV_RANDOM", 1): "random",
+    getattr(mmap, "MADV_SEQUENTIAL", 2): "sequential",
+}
 _FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
 _FIND_BYTES_MOST = 4 * 1024 * 1024
 
@@ -101,8 +105,6 @@ class RemoteBuffer(SyncReader):
                         rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
                     self._hits += 1
                     self._hit_bytes += stop - start
-                    if self._mark is not None and stop > self._mark:
-                        self._read_ahead(stop)
                     return data  # type: ignore[no-any-return]
         except (AttributeError, TypeError):  # no slice, or an open one: below
             pass
@@ -258,11 +260,8 @@ class RemoteBuffer(SyncReader):
             self.prefetch([(begin, stop - begin)], wait=False)
         elif option == getattr(mmap, "MADV_DONTNEED", 4):
             self.evict(begin, stop)
-        elif option == getattr(mmap, "MADV_RANDOM", 1):
-            self._readahead.largest = 0
-            self._mark = None
-        elif option in (getattr(mmap, "MADV_NORMAL", 0), getattr(mmap, "MADV_SEQUENTIAL", 2)):
-            self._readahead.largest = LARGEST_WINDOW
+        elif option in _HINTS:
+            self._open().advise(_HINTS[option])
 
     # views
 

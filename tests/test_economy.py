@@ -297,7 +297,8 @@ def test_stream_goes_past_the_cache(range_server: RangeServer) -> None:
 def test_files_of_a_host_share_connections(range_server: RangeServer) -> None:
     """The tenth file costs no handshake."""
     for n in range(10):
-        with hctef.HttpFile(range_server.add(f"f{n}", DATA[:100_000]), prefetch_bytes=0) as file:
+        url = range_server.add(f"f{n}", DATA[:100_000])
+        with hctef.HttpFile(url, prefetch_bytes=0, readahead="off") as file:
             assert file.read(10) == DATA[:10]
     assert range_server.connections == 1
 

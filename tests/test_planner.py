@@ -111,6 +111,9 @@ class Loop:
                     raise TransportError("cut")
                 stop = min(task.stop, task.at + min(step.limit, 1 + self.choose(20 * PAGE)))
                 task.value = DATA[task.at : stop]
+                if step.into is not None:
+                    step.into[: stop - task.at] = task.value
+                    task.value = stop - task.at
                 self.received.append(ByteRange(task.at, stop))
                 task.at = stop
                 task.receiving = stop < task.stop
@@ -182,7 +185,7 @@ def test_no_byte_is_asked_for_twice_whatever_the_order(
 
         if choose(3) == 0:
             loop.start(planner.prefetch([ByteRange(start, stop), ByteRange(0, PAGE)], wait=choose(2) == 0))
-        loop.start(planner.read(start, stop, stop + choose(2) * 50_000), done)
+        loop.start(planner.read(start, stop), done)
     loop.run()
     assert got == [True] * len(reads)
     assert not list(twice(loop.requested))

@@ -115,17 +115,8 @@ class AsyncReader(Reader):
             return b""
         data = self._hit(start, stop) if stop - start <= COPY_BYTES else None
         if data is None:
-            ahead = self._missed(start, stop)
-            data = await self._await(self._open().planner.copy(start, stop, ahead, COPY_BYTES))
-        elif self._mark is not None and stop > self._mark:
-            await self._read_ahead(stop)
+            data = await self._await(self._open().planner.copy(start, stop, COPY_BYTES))
         return data
-
-    async def _read_ahead(self, stop: int) -> None:
-        """A hit crossed the mark: fetch the next window behind the reader."""
-        extents = self._reached(stop)
-        if extents:
-            await self._await(self._open().planner.prefetch(extents, wait=False, urgent=True))
 
     async def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
         """Fetch `(offset, length)` ranges. See `HttpFile.prefetch`."""

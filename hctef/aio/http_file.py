@@ -63,10 +63,7 @@ class AsyncHttpFile(AsyncReader):
         with self._taking(len(target)) as (start, stop):
             target = target[: stop - start]
             if target and (len(target) > COPY_BYTES or not self._hit_into(target, start)):
-                ahead = self._missed(start, stop)
-                await self._await(self._open().planner.copy_into(target, start, ahead, COPY_BYTES))
-            elif self._mark is not None and stop > self._mark:
-                await self._read_ahead(stop)
+                await self._await(self._open().planner.copy_into(target, start, COPY_BYTES))
         return len(target)
 
     async def readline(self, size: SupportsIndex | None = -1) -> bytes:
@@ -82,8 +79,6 @@ class AsyncHttpFile(AsyncReader):
                     wanted = scan.send(await self._copy(*wanted))
             except StopIteration as end:
                 found = end.value
-        elif self._mark is not None and start + len(found) > self._mark:
-            await self._read_ahead(start + len(found))
         self._position = start + len(found)
         return found
 

@@ -116,17 +116,20 @@ class FillingArena:
                 self._copy_from(page, page + PAGE, self._staging + page)
             self.bytes.madvise(mmap.MADV_DONTNEED, page, PAGE)
 
+    def room(self, start: int, stop: int) -> memoryview | None:
+        """Nowhere: this process does not map it."""
+        return None
+
     def expect(self, start: int, stop: int) -> None:
         """Nothing: what is not staged takes no memory here."""
 
     # the reader's own fault tells how far it is
 
     def watch(self, page: int) -> None:
-        """Withhold an absent page when it comes."""
         self._watched.add(page)
 
-    def release(self, start: int, stop: int) -> bool:
-        """Hand over what is withheld of `[start, stop)`. Whether there was anything."""
+    def unwatch(self, start: int, stop: int) -> None:
+        start -= start % PAGE
         for page in [page for page in list(self._watched) if start <= page < stop]:
             self._watched.discard(page)
         pages = [page for page in list(self.withheld) if start <= page < stop]
@@ -134,7 +137,6 @@ class FillingArena:
             data = self.withheld.pop(page, None)
             if data is not None:
                 self._send(page, page + PAGE, data, 0)
-        return bool(pages)
 
     # whoever is blocked
 

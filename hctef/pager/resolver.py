@@ -1,17 +1,15 @@
 """Resolver: from a fault to its bytes, for one file, in the worker.
 
-A fault tells an address → its page, and the 64 KiB around it → the readahead of the thread that faulted says what else →
-the planner claims what nobody fetches → the driver's threads transfer it → the arena copies it into the page, which
-wakes the thread. Nobody waits here: what fails is tried again, as a hard-mounted NFS does, until `fault_timeout` is over;
-then the page is poisoned, and the thread gets SIGBUS, as from an mmap whose disk fails.
+A fault tells an address → the planner's policy says what is worth fetching for it (`Planner.demand`) → the driver's
+threads transfer it → the arena copies it into the page, which wakes the thread. Nobody waits here: what fails is tried
+again, as a hard-mounted NFS does, until `fault_timeout` is over; then the page is poisoned, and the thread gets SIGBUS,
+as from an mmap whose disk fails.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,26 +17,15 @@ from typing import Any
 from hctef._drivers import Driver
 from hctef._http import Validator
 from hctef._intervals import Claim
+from hctef._link import Link
 from hctef._planner import Cancelled, Planner
 from hctef._ranges import PAGE, ByteRange
-from hctef._readahead import Readahead
 from hctef._uffd import Fault
 from hctef._urllib3 import Urllib3Transport
 from hctef.exceptions import RemoteFileChangedError
 from hctef.pager import wire
 from hctef.pager.filling import FillingArena, MirroredPageTable
 
-FAULT_BYTES = 64 * 1024
-"""Fetched for a fault that fits no pattern: 4 KiB would cost as much time over any network, and, page by page, 4 KiB of
-page tables each."""
-
-FIRST_WINDOW = 1024 * 1024
-"""What a second consecutive fault is worth: each fault costs a thread's sleep and a request."""
-
-STREAMS = 64
-"""Threads whose faults are told apart."""
-
-SAY_AFTER, SAY_EVERY = 5.0, 30.0
 TRY_AGAIN, TRY_AGAIN_MOST = 0.25, 10.0
 """Seconds."""
 
@@ -71,16 +58,17 @@ class _Driver(Driver):
 class Resolver:
     """One file."""
 
-    def __init__(self, message: wire.Message, memfd: int, table: mmap.mmap) -> None:
+    def __init__(self, message: wire.Message, memfd: int, table: mmap.mmap, link: Link) -> None:
         """`message`: what `attach` says. Takes over the descriptor. Nothing is asked of a server yet."""
         url, target, options = wire.unpack_source(message)
         self.base: int = message["base"]
         self.size: int = message["size"]
         self.arena = FillingArena(self.size, self.base, memfd)
         self.pages = MirroredPageTable(self.size, table)
-        self.planner = Planner(url.request, options, lambda _: self.arena)
+        self.planner = Planner(url.request, options, lambda _: self.arena, lambda _: self.pages)
         self.planner.requester.adopt(url, target, Validator(**message["validator"]), self.size, message["hidden"])
-        self.planner.pages = self.pages
+        self.planner.use_link(link)
+        self.planner.begin(self.size)
         self.driver = _Driver(self.planner, Urllib3Transport(options))
         self.driver.failed = self._failed
         self.driver.arrived = self.show
@@ -88,8 +76,8 @@ class Resolver:
         self.failures: list[tuple[Claim, Exception]] = []
         self.on_failure: Callable[[], None] = lambda: None
         """Wakes the loop: `tick` is due."""
-        self._streams: OrderedDict[tuple[int, int], Readahead] = OrderedDict()
         self._blocked: dict[int, _Blocked] = {}
+        self._say_after, self._say_every = message["say_after"], message["say_every"]
         self._faults = 0
         self._before = self.pages.counted()
         with self.driver.lock:
@@ -99,70 +87,22 @@ class Resolver:
 
     # faults
 
-    def fault(self, uffd: int, fault: Fault) -> None:
+    def fault(self, fault: Fault) -> None:
         """A thread is blocked. What it says may be old, or said twice."""
-        at = fault.address - self.base
+        at = min(fault.address - self.base, self.size - 1)
         page = at - at % PAGE
         self._faults += 1
-        ahead = self._stream(uffd, fault.thread)
-        if self.arena.release(page, page + PAGE):
-            self._fetch_ahead(ahead, page)
-            return
         if self.pages.rows[page // PAGE]:
             if self.arena.holds(page):
                 self.arena.wake(page, page + PAGE)
                 return
             with self.driver.lock:
-                self.pages.clear(page, page + PAGE)
+                if self.pages.rows[page // PAGE]:
+                    self.pages.clear(page, page + PAGE)
         if page not in self._blocked:
             now = time.monotonic()
-            self._blocked[page] = _Blocked(now, now + SAY_AFTER)
-        self._demand(page, ahead, at)
-
-    def _stream(self, uffd: int, thread: int) -> Readahead:
-        key = (uffd, thread)
-        found = self._streams.get(key)
-        if found is None:
-            found = Readahead(self.options.readahead, FAULT_BYTES)  # SHIM
-            found.largest = min(found.largest, self.planner.window)
-            self._streams[key] = found
-            if len(self._streams) > STREAMS:
-                self._streams.popitem(last=False)
-        self._streams.move_to_end(key)
-        return found
-
-    def _demand(self, page: int, stream: Readahead | None = None, at: int = 0) -> None:
-        block = page - page % FAULT_BYTES
-        wanted = ByteRange(block, min(block + FAULT_BYTES, self.size))
-        more: tuple[ByteRange, ...] = ()
-        if stream is not None:
-            end = stream.missed(at, at + 1)  # SHIM
-            more = self._clipped((ByteRange(at, end),) if end > at + 1 else ())
-            self._watch(stream)
-        self.driver.run(self.planner.demand(wanted, more))
-
-    def _fetch_ahead(self, stream: Readahead, page: int) -> None:
-        """A reader came to the page that was withheld."""
-        got = stream.reached(page + PAGE)  # SHIM
-        more = self._clipped((got,) if got else ())
-        self._watch(stream)
-        if more:
-            self.driver.run(self.planner.prefetch(more, wait=False))
-
-    def _watch(self, stream: Readahead) -> None:
-        """Have the page withheld that tells when to fetch the next window, unless it is there already."""
-        at = stream.mark  # SHIM
-        if at is None or not 0 <= at < self.size:
-            return
-        page = at - at % PAGE
-        if not self.pages.rows[page // PAGE] and page not in self._blocked:
-            self.arena.watch(page)
-
-    def _clipped(self, ranges: tuple[ByteRange, ...]) -> tuple[ByteRange, ...]:
-        found = (
-            ByteRange(max(0, start - start % PAGE), min(self.size, -(-stop // PAGE) * PAGE)) for start, stop in ranges
-        )
-        return tuple(extent for extent in found if extent.start < extent.stop)
+            self._blocked[page] = _Blocked(now, now + self._say_after)
+        self.driver.run(self.planner.demand(at))
 
     # patience
 
@@ -176,7 +116,7 @@ class Resolver:
         now = time.monotonic()
         failures, self.failures = self.failures, []
         for page, blocked in list(self._blocked.items()):
-            if self.pages.rows[page // PAGE] and page not in self.arena.withheld:
+            if self.pages.rows[page // PAGE]:
                 del self._blocked[page]
                 continue
             for claim, error in failures:
@@ -196,12 +136,17 @@ class Resolver:
             self._give_up(page, blocked, now)
             return
         if now >= blocked.say_at:
-            blocked.say_at = now + SAY_EVERY
+            blocked.say_at = now + self._say_every
             rest = self.options.fault_timeout - (now - blocked.since)
             self._say(page, blocked, f"waiting for {now - blocked.since:.0f} s, SIGBUS in {rest:.0f} s")
-        if blocked.again_at is not None and now >= blocked.again_at:
+        if blocked.again_at is None:
+            with self.driver.lock:  # whoever was fetching it gave up
+                lost = not self.planner.cache.claims(page, page + PAGE) and not self.pages.rows[page // PAGE]
+        else:
+            lost = now >= blocked.again_at
+        if lost:
             blocked.again_at = None
-            self._demand(page)
+            self.driver.run(self.planner.demand(page))
 
     def _give_up(self, page: int, blocked: _Blocked, now: float) -> None:
         del self._blocked[page]
@@ -211,14 +156,13 @@ class Resolver:
     def _say(self, page: int, blocked: _Blocked, what: str) -> None:
         where = self.planner.requester.where(page, min(page + PAGE, self.size))
         why = blocked.why.removeprefix(f"{self.planner.requester.where()}").lstrip(": ")
-        os.write(2, f"hctef: {where}: {what} ({why})\n".encode(errors="backslashreplace"))
+        wire.say(f"hctef: {where}: {what} ({why})\n")
 
     # what is asked for in words
 
-    def read(self, extent: ByteRange, ahead: int, *, hold: bool) -> Any:
+    def read(self, extent: ByteRange, *, hold: bool) -> Any:
         """Make a range resident. Returns the pin that keeps it so, where `hold`."""
-        pin = self.driver.run(self.planner.read(*extent, ahead))
-        self.arena.release(*extent)
+        pin = self.driver.run(self.planner.read(*extent))
         if not hold:
             self.let_go(pin)
             return None
@@ -232,6 +176,10 @@ class Resolver:
             self.planner.evict(*extent)
         self.show()
 
+    def advise(self, hint: str) -> None:
+        with self.driver.lock:
+            self.planner.advise(hint)
+
     def let_go(self, pin: Any) -> None:
         with self.driver.lock:
             self.planner.unpin(pin)
@@ -241,7 +189,7 @@ class Resolver:
         stats, before = self.planner.stats, self._before
         counted = {name: before[name] + getattr(stats, name) for name in before if hasattr(stats, name)}
         counted["faults"] = before["faults"] + self._faults
-        self.pages.count_up(**counted | {"resident_bytes": self.pages.resident_bytes})
+        self.pages.count_up(**counted | {"resident_bytes": self.planner.resident_bytes})
 
     def close(self) -> None:
         self.driver.close()

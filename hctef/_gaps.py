@@ -1,0 +1,91 @@
+"""Gaps: what is absent of one file and fetched by nobody, and the requests that are worth making for it. No I/O.
+
+It joins the page table (what is resident), the claims (what is being fetched) and the traps (what is withheld).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from hctef._intervals import IntervalCache
+from hctef._pages import PageTable
+from hctef._ranges import PAGE, ByteRange, align, subtract
+from hctef._traps import Traps
+
+
+class Gaps:
+    """The gaps of a file of `size` bytes. Not thread-safe: its owner holds the lock."""
+
+    __slots__ = ("_cache", "_least", "_pages", "_size", "_traps")
+
+    def __init__(self, pages: PageTable, cache: IntervalCache, traps: Traps, least: int) -> None:
+        """`least`: bytes that a request asks for, where the gap allows it."""
+        self._pages, self._cache, self._traps = pages, cache, traps
+        self._size, self._least = pages.size, least
+
+    def absent(self, start: int, stop: int) -> int:
+        """Bytes of the pages of `[start, stop)` that are neither resident nor being fetched."""
+        return sum(gap.length for gap in self.unclaimed(start, stop))
+
+    def unclaimed(self, start: int, stop: int) -> Iterator[ByteRange]:
+        """The runs of whole pages in `[start, stop)` that are absent and that nobody fetches, in order."""
+        withheld = [(page, page + PAGE) for page in self._traps.withheld]
+        for run in self._pages.missing(start, stop):
+            for gap in self._cache.unclaimed(run):
+                yield from subtract(gap, withheld) if withheld else (gap,)
+
+    def first(self, start: int, stop: int, most: int) -> ByteRange | None:
+        """The first gap in `[start, stop)`, cut to `most` bytes: it costs what lies before the gap, not behind it."""
+        at = start - start % PAGE
+        while at < stop:
+            at = self._pages.first_missing(at, stop)
+            if at >= stop:
+                return None
+            end = self._pages.missing_end(at, min(stop, at + most))
+            for gap in self.unclaimed(at, end):
+                return gap
+            at = -(-end // PAGE) * PAGE
+        return None
+
+    def extents(self, gaps: Iterable[ByteRange]) -> Iterator[ByteRange]:
+        """The requests that fetch the gaps: near ones merged, short ones made `least` long.
+
+        Only pages that are absent and not claimed are added: no byte is asked for twice.
+        """
+        least = self._least
+        merged: list[ByteRange] = []
+        for gap in gaps:
+            if (
+                merged
+                and gap.start - merged[-1].stop < least
+                and self._free_end(merged[-1].stop, gap.start) == gap.start
+            ):
+                merged[-1] = ByteRange(merged[-1].start, gap.stop)
+            else:
+                merged.append(gap)
+        before = 0
+        after = [extent.start for extent in merged[1:]] + [self._size]
+        for extent, limit in zip(merged, after, strict=False):
+            start, stop = extent
+            if stop - start < least:
+                stop = self._free_end(stop, min(limit, align(start, start + least, self._size).stop))
+            if stop - start < least:
+                start = self._free_start(start, max(before, (stop - least) // PAGE * PAGE, 0))
+            before = stop
+            yield ByteRange(start, stop)
+
+    def _free_end(self, start: int, limit: int) -> int:
+        """How far from page boundary `start` pages are absent and unclaimed, at most `limit`."""
+        if start >= limit:
+            return start
+        end = self._pages.missing_end(start, limit)
+        taken = [claim.start for claim in self._cache.claims(start, end)] if end > start else []
+        taken += [page for page in self._traps.withheld if start <= page < end]
+        return max(start, min([end, *taken]))
+
+    def _free_start(self, stop: int, limit: int) -> int:
+        """How far back from page boundary `stop` pages are absent and unclaimed, not before `limit`."""
+        start = self._pages.missing_start(stop, limit) if stop > limit else stop
+        taken = [claim.stop for claim in self._cache.claims(start, stop)] if stop > start else []
+        taken += [page + PAGE for page in self._traps.withheld if start <= page < stop]
+        return min(stop, max([start, *taken]))
