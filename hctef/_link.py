@@ -74,7 +74,7 @@ class Link:
         self._total = 0  # bytes received ever
         self._last = 0.0  # when the last of them came
         self._mark = (0.0, 0)  # when the present sum began, and the total then
-        self._pause = 0.0  # the longest in the present sum
+        self._pause = 0.0  # those in the present sum
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=64)  # totals, every quarter of a round trip
 
     @property
@@ -106,7 +106,8 @@ class Link:
         if pause > 2 * max(self.round_trip, LEAST_SUM) or pause < 0:
             self._mark, self._pause = (ended, self._total), 0.0
             return
-        self._pause = max(self._pause, pause)
+        if 2 * pause > self.round_trip:
+            self._pause += pause  # about a round trip: nothing was asked for
         if ended - self._history[-1][0] > self.round_trip / 4:
             self._history.append((ended, self._total))
         elapsed = ended - self._mark[0]

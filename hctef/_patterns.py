@@ -391,11 +391,12 @@ class Rents:
                 if self._again % 16:
                     return None  # it is under way; now and then it is asked for again, in case the wish was dropped
         best: ByteRange | None = None
+        least: float = RENTS
         for bits, counts in zip(self._bits, self._counts, strict=True):
             key = start >> bits
             count = counts[key] = counts.get(key, 0.0) + weight
-            if count < RENTS:
-                continue
+            if count < least:
+                continue  # too few, or all in a part of it that is worth it by itself: they say nothing of the rest
             rent = count * price
             if local:
                 rent /= 1.5
@@ -404,7 +405,7 @@ class Rents:
             low = key << bits
             length = min(self._size, low + (1 << bits)) - low
             if length <= most and (rent >= length or (4 * rent >= length and rent >= absent(low, low + length))):
-                best = ByteRange(low, low + length)
+                best, least = ByteRange(low, low + length), 2 * count
         for counts in self._counts:
             if len(counts) > COUNTERS:
                 for key in [key for key, count in counts.items() if count <= 1]:

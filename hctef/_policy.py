@@ -230,7 +230,7 @@ class Policy:
                     self._finder.judge(old.distance, right=False)
             del self._strides[STRIDES:]
             self._elements(stride, behind, traps)
-            return Advice(block, tuple(behind), tuple(traps))
+            return self._advice(block, behind, traps)
         if self._blocks.missed(start, product) and self._largest is None:
             behind += self._blocks.latest(product, ENLARGED)
         if self._largest is None:
@@ -243,11 +243,12 @@ class Policy:
                 local=self._blocks.used or self._blocks.clustered,
             )
             if region is not None and region.length > block.length:
-                behind += (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
-        self._ahead(run, FIRST_CHANCE, behind, traps)
+                parts = (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
+                behind += (part for part in parts if part.start < part.stop)
+        self._ahead(run, ByteRange(start, stop), FIRST_CHANCE, behind, traps)
         if not self._rents.bought and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)
-        return Advice(block, tuple(behind), tuple(traps))
+        return self._advice(block, behind, traps)
 
     def _pending(self, distance: int) -> int:
         """How many strides of this distance have foretold nothing yet."""
@@ -302,34 +303,39 @@ class Policy:
             elif step > 0:
                 block = self._clip(start, max(stop, start + min(unit, self._bound)))
             else:  # what is between it and what was asked for, and more below
+                unit = min(unit, self._bound)
                 high = edge if stop <= edge <= start + unit else stop
-                block = self._clip(min(start, high - min(unit, self._bound)), high)
+                block = self._clip(min(start, high - unit), high)
             run.edge = block.stop if step > 0 else block.start  # what was asked for beyond did not come: ask again
-        self._ahead(run, 1.0, behind, traps)
-        return Advice(block, tuple(behind), tuple(traps))
+        self._ahead(run, block, 1.0, behind, traps)
+        return self._advice(block, behind, traps)
 
-    def _ahead(self, run: Run, chance: float, behind: list[ByteRange], traps: list[int]) -> None:
-        """Ask for what is worth it beyond a run's last read. `chance`: that it goes on at all, if the law is true."""
+    def _ahead(
+        self, run: Run, block: ByteRange, chance: float, behind: list[ByteRange], traps: list[int]
+    ) -> None:
+        """Ask for what is worth it beyond a run's last read and what is fetched for that. `chance`: that it goes on
+        at all, if the law is true."""
         step = 1 if run.step >= 0 else -1
-        ahead = self._worth(run.length, chance)
+        last = block.stop if step > 0 else block.start
+        ahead = self._worth(max(run.length, (last - run.first) * step), chance)
         piece = self.piece
-        end = min(self._size, max(0, run.last + step * ahead)) // PAGE * PAGE
+        end = min(self._size, max(0, last + step * ahead)) // PAGE * PAGE
         more = (end - run.edge) * step
         if more <= 0 or (more < min(ahead / 2, piece) and 0 < end < self._size // PAGE * PAGE):
             run.reach()
             return
         if more > piece:  # whole ones: a short one at the end costs a request too
             end -= step * (more % piece)
-        trap = run.last + step * min(ahead // 2, piece)
+        trap = last + step * min(ahead // 2, piece)
         # All of it, from the reader on: what still waits goes first.
         if step > 0:
             end = self._size if end + PAGE > self._size else end
             trap = max(trap, run.edge)
-            behind.append(ByteRange(run.last, end))
+            behind.append(ByteRange(last, end))
         else:
             trap = min(trap, run.edge - 1)
-            part = max(USUAL_BLOCK, (run.last - end) // PARTS // PAGE * PAGE)
-            behind += (ByteRange(max(end, at - part), at) for at in range(run.last, end, -part))
+            part = max(USUAL_BLOCK, (last - end) // PARTS // PAGE * PAGE)
+            behind += (ByteRange(max(end, at - part), at) for at in range(last, end, -part))
         run.edge = end
         run.reach()
         if 0 <= trap < self._size:
@@ -369,7 +375,7 @@ class Policy:
         traps: list[int] = []
         self._elements(stride, behind, traps)
         block = self._clip(start, max(stop, end)) if missing else ByteRange(start, stop)
-        return Advice(block, tuple(behind), tuple(traps))
+        return self._advice(block, behind, traps)
 
     def _elements(self, stride: Stride, behind: list[ByteRange], traps: list[int]) -> None:
         """Ask for the elements of a stride that are worth it."""
@@ -396,6 +402,17 @@ class Policy:
             at = stride.anchor + k * stride.distance
             if 0 <= at < self._size:
                 traps.append(at // PAGE * PAGE)
+
+    def _advice(self, block: ByteRange, behind: list[ByteRange], traps: list[int]) -> Advice:
+        """What all the above came to, cut to what may be ahead."""
+        if self._bound < self._size:
+            room, wishes = self._bound, behind
+            behind = []
+            for start, stop in wishes:
+                if start < stop and room > 0:
+                    behind.append(ByteRange(start, min(stop, start + room)))
+                    room -= behind[-1].length
+        return Advice(block, tuple(behind), tuple(traps))
 
     def _clip(self, start: int, stop: int) -> ByteRange:
         return ByteRange(max(0, start), min(self._size, stop))

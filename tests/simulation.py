@@ -429,7 +429,7 @@ def metadata(size: int = 512 * MIB, count: int = 600, seed: int = 0) -> Trace:
 def parquet(order: str = "threads", groups: int = 10, columns: Sequence[int] = (3, 10, 17)) -> Trace:
     """W9: what pyarrow 26 reads of 3 of 20 columns: whole column chunks, in the order of the row groups but for
     threads, or column by column."""
-    size = 157397493
+    size = 157397493 + max(0, groups - 10) * 15737541
     reads = [
         (4 + group * 15737541 + column * 786877 + (group % 3), 786877 + 2 * (column == 17 and group % 3 == 0))
         for group in range(groups)
@@ -447,7 +447,7 @@ def parquet(order: str = "threads", groups: int = 10, columns: Sequence[int] = (
 
 def ipc(batches: int = 20, columns: Sequence[int] = (3, 10, 17)) -> Trace:
     """W9b: what pyarrow 26 reads of 3 of 20 columns of an Arrow file: of each batch its metadata, then buffers."""
-    size = 157309954
+    size = 157309954 + max(0, batches - 20) * 7865376
     reads = [(size - 10, 10), (size - 1458, 1448)]
     for batch in range(batches):
         at = 968 + batch * 7865376
