@@ -10,8 +10,8 @@ before it in the queue explain is none: otherwise a deep queue would look like a
 
 A rate is measured as in packet trains (Keshav, SIGCOMM 1991; Dovrolis et al., INFOCOM 2001). A receive that had to
 wait leaves the socket's buffer empty. So what came between the ends of two such receives is what the network
-delivered in just that time; what a receive finds there without waiting shows the speed of memory. A wait that
-makes up most of a span is the pause between two flights of slow start: that proves a line fast, never slow.
+delivered in just that time; what a receive finds there without waiting shows the speed of memory. A wait of about
+a round trip is the pause between two flights of slow start: a span made up of such proves a line fast, never slow.
 Where receives hardly ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good
 enough.
 """
@@ -27,7 +27,9 @@ SPAN = 40 * 1024
 """Bytes that the rate of one connection is measured over, at least: less may be one burst of the network card. A body
 of 64 KiB has so many behind its first receive."""
 WAITS = 3
-"""Receives that waited in such a span, at least: where a single pause makes up most of it, that is slow start's."""
+"""Receives that waited in such a span, at least."""
+SLOW_START = 5
+"""Round trips after which its flights are longer than a span."""
 
 NEARBY = 0.002
 """Seconds: a longer round trip is of no line so fast that receives don't wait. The lower bound is not asked there: a
@@ -106,7 +108,7 @@ class Link:
         if pause > 2 * max(self.round_trip, LEAST_SUM) or pause < 0:
             self._mark, self._pause = (ended, self._total), 0.0
             return
-        if 2 * pause > self.round_trip:
+        if 4 * pause > self.round_trip:
             self._pause += pause  # about a round trip: nothing was asked for
         if ended - self._history[-1][0] > self.round_trip / 4:
             self._history.append((ended, self._total))
@@ -141,7 +143,7 @@ class Train:
         self._began = -1.0
         self._mark = -1.0  # the end of a receive that waited; since then:
         self._bytes = self._waits = 0
-        self._pause = 0.0  # the longest wait
+        self._pause = 0.0  # waits of about a round trip
         self._total = 0
         self._looked = 0  # at this total, at the lower bound
 
@@ -160,12 +162,14 @@ class Train:
         if waited:
             if self._mark >= 0:
                 self._waits += 1
-                self._pause = max(self._pause, wait)
+                if 4 * wait > link.round_trip:
+                    self._pause += wait
                 elapsed = ended - self._mark
                 if self._bytes < SPAN or self._waits < WAITS or elapsed <= 0:
                     return
                 rate = self._bytes / elapsed
-                if 2 * self._pause < elapsed or rate > link.bandwidth:
+                steady = 2 * self._pause < elapsed or ended - self._began > SLOW_START * link.round_trip
+                if steady or rate > link.bandwidth:
                     link.rate(rate)
             self._mark, self._bytes, self._waits, self._pause = ended, 0, 0, 0.0
         elif self._total - self._looked >= 4 * SPAN and link.round_trip < NEARBY:

@@ -358,7 +358,7 @@ class Blocks:
         hits = self._sprung / self._placed * unit / PAGE  # other pages used in a block
         self.used = hits > 0.5
         useful = 1 - math.exp(-hits / 2)  # the chance that one of its halves is; the same next to it is half as likely
-        if self._sprung > 1 and useful / 2 > max(unit / product, 1 / 8) and 2 * unit <= product / 6:
+        if self._sprung > 1 and useful / 2 > max(unit / product, 1 / 6) and 2 * unit <= product / 6:
             self._grown += 1
         elif self._placed > 16 * PROBES and useful < 1 / 16 and self._grown:
             self._grown -= 1

@@ -58,12 +58,14 @@ DEEP = 4
 """Round trips of a line's bytes to have ahead of a run."""
 PARTS = 4
 """Of a window that is read backward: bytes come in order in each of them."""
+SMALL = 8
+"""A fraction of a round trip's bytes that may be waited for without much harm: one over this."""
 ENLARGED = 32
 """Misses whose neighbourhood is fetched behind the reader when blocks grow."""
 
 SHORT = 0.01
 """Seconds: where a round trip is shorter, a request may take this long, since each costs some work."""
-COLD = 128 * KIB
+COLD = 64 * KIB
 """What a new connection carries in a few round trips."""
 
 
@@ -141,7 +143,7 @@ class Policy:
         link = self._link
         piece = max(COLD, link.product, min(MIB, link.bandwidth * SHORT))
         # What is bought comes in smaller ones, so that a reader's request does not wait for long behind them.
-        return int(piece / 2 if self._rents.bought else piece) // (64 * KIB) * (64 * KIB)
+        return max(1, int(piece / 2 if self._rents.bought else piece) // COLD) * COLD
 
     def piece_of(self, running: int) -> int:
         """The largest background request where `running` others are under way: it gets the connection of that rank,
@@ -286,33 +288,36 @@ class Policy:
         if run.ended:
             run.ended = False
             self._survival.ended(before, -1)
+        product = self._link.product
         edge = run.edge if run.step else run.low
         run.goes_on(start, stop, step)
         if run.length > before:
             self._survival.grew(before, run.length)
         behind: list[ByteRange] = []
         traps: list[int] = []
-        if run.count == 2 and missing and self._blocks.missed(start, self._link.product) and self._largest is None:
-            behind += self._blocks.latest(self._link.product, ENLARGED)
+        if run.count == 2 and missing and self._blocks.missed(start, product) and self._largest is None:
+            behind += self._blocks.latest(product, ENLARGED)
         if run.stride is not None:
             run.stride.length = max(run.stride.length, run.length)
         block = ByteRange(start, stop)
+        scattered = False
         if missing:
-            if self._blocks.grown and run.length <= unit and stop - start < unit:
+            scattered = self._blocks.grown and run.length <= unit and stop - start < unit
+            if scattered:
                 block = self._block(start, stop, unit)  # as likely another read in a cluster
             elif step > 0:
-                block = self._clip(start, max(stop, start + min(unit, self._bound)))
+                more = min(max(unit, int(min(run.length, product / SMALL))), self._bound)
+                block = self._clip(start, max(stop, start + more))
             else:  # what is between it and what was asked for, and more below
                 unit = min(unit, self._bound)
                 high = edge if stop <= edge <= start + unit else stop
                 block = self._clip(min(start, high - unit), high)
             run.edge = block.stop if step > 0 else block.start  # what was asked for beyond did not come: ask again
-        self._ahead(run, block, 1.0, behind, traps)
+        if not scattered:
+            self._ahead(run, block, 1.0, behind, traps)
         return self._advice(block, behind, traps)
 
-    def _ahead(
-        self, run: Run, block: ByteRange, chance: float, behind: list[ByteRange], traps: list[int]
-    ) -> None:
+    def _ahead(self, run: Run, block: ByteRange, chance: float, behind: list[ByteRange], traps: list[int]) -> None:
         """Ask for what is worth it beyond a run's last read and what is fetched for that. `chance`: that it goes on
         at all, if the law is true."""
         step = 1 if run.step >= 0 else -1

@@ -1,0 +1,475 @@
+"""The fetch policy: what it costs on simulated lines (deterministic), what it advises, what holds whatever comes.
+
+The limits are PERFORMANCE's, for links of 20 ms and 1 Gbit/s (b20) and of 80 ms and 200 Mbit/s (c80).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hctef._link import Link
+from hctef._policy import Advice, Policy
+from hctef._ranges import PAGE, ByteRange
+from tests import simulation
+from tests.simulation import B20, C80, LINES, MIB, RAW, Line, Result, Simulation, Trace, download, run
+
+LEAST = simulation.LEAST
+RESULTS: dict[tuple[str, int, str], Result] = {}
+
+
+def cost(trace: Trace, line: Line) -> Result:
+    """Of a trace of the default size."""
+    key = (trace.name, trace.size, line.name)
+    if key not in RESULTS:
+        RESULTS[key] = run(trace, line)
+    return RESULTS[key]
+
+
+def policy(size: int = 1 << 30, *, largest: int | None = None, round_trip: float = 0.02, rate: float = 1e8) -> Policy:
+    """One that knows its line, and to which nothing is ever there."""
+    link = Link()
+    for at in range(4):
+        link.answered(round_trip)
+        train = link.train()
+        for i in range(20):
+            train.received(at + i * 16384 / rate, at + (i + 1) * 16384 / rate, 16384)
+    assert link.product == pytest.approx(round_trip * rate)
+    return Policy(
+        size, link, largest=largest, least=LEAST, window=size, connections=16, absent=lambda start, stop: stop - start
+    )
+
+
+MUST: list[tuple[Callable[[], Trace], float, float]] = [
+    (simulation.uniform, 5.0, 25.0),
+    (simulation.zipf, 2.0, 7.5),
+    (simulation.archive, 0.62, 2.6),
+    (simulation.chunked, 0.85, 3.8),
+    (simulation.parquet, 1.0, 4.0),
+    (lambda: simulation.parquet("groups"), 1.0, 4.0),
+    (lambda: simulation.parquet("columns"), 1.0, 4.0),
+    (simulation.ipc, 1.2, 5.0),
+    (simulation.strided, 0.8, 3.0),
+    (simulation.reverse_strided, 0.8, 3.0),
+]
+
+
+@pytest.mark.parametrize("must", MUST, ids=lambda must: must[0]().name)
+def test_as_fast_as_it_must_be(must: tuple[Callable[[], Trace], float, float]) -> None:
+    """PERFORMANCE's workloads."""
+    make, b20, c80 = must
+    assert cost(make(), B20).seconds <= b20
+    assert cost(make(), C80).seconds <= c80
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        simulation.uniform,
+        simulation.zipf,
+        simulation.chunked,
+        simulation.strided,
+        lambda: simulation.sequential(64 * MIB),
+    ],
+    ids=lambda make: make().name,
+)
+def test_faults_cost_about_what_reads_cost(make: Callable[[], Trace]) -> None:
+    """W14: views within 1.3x, though each page is reported alone."""
+    for line in (B20, C80):
+        assert cost(make().as_faults(), line).seconds <= 1.3 * cost(make(), line).seconds
+
+
+@pytest.mark.parametrize("line", [B20, C80], ids=lambda line: line.name)
+def test_sequential_reads_keep_the_line_busy(line: Line) -> None:
+    """W4: within 6 % of one request for the whole file, slow start, hundreds of windows and all."""
+    single = Simulation(256 * MIB, line, 0, 0)
+    single.read(0, 256 * MIB)
+    result = cost(simulation.sequential(), line)
+    assert result.seconds <= 1.06 * single.now
+    assert result.bytes == 256 * MIB
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_no_luck_is_needed(seed: int) -> None:
+    """What is random comes in other ways too."""
+    assert run(simulation.zipf(seed=seed), B20).seconds <= 2.0
+    assert run(simulation.archive(seed=seed), B20).seconds <= 0.68
+    assert run(simulation.uniform(seed=seed), B20).seconds <= 4.0
+
+
+@pytest.mark.parametrize("make", simulation.TRACES, ids=lambda make: make().name)
+def test_never_much_worse_than_the_better_of_all_and_nothing(make: Callable[[], Trace]) -> None:
+    """Twice the time of who asks for exactly what is read, or of who downloads the file, whichever is less."""
+    trace = make()
+    for line in (B20, C80):
+        better = min(run(trace, line, largest=0).seconds, download(trace, line))
+        assert cost(trace, line).seconds <= 2 * better
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        simulation.zipf,
+        simulation.chunked,
+        simulation.parquet,
+        simulation.ipc,
+        simulation.bursts,
+        simulation.rows,
+        simulation.metadata,
+        simulation.interleaved,
+    ],
+    ids=lambda make: make().name,
+)
+def test_few_bytes_too_many(make: Callable[[], Trace]) -> None:
+    """On patterns at most about twice what was read, and 1 MiB; another comes with the opening."""
+    trace = make()
+    for line in (B20, C80):
+        assert cost(trace, line).bytes - MIB <= 3.2 * trace.distinct + MIB
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
+def test_a_huge_file_read_at_random_costs_blocks(line: Line) -> None:
+    """64 KiB a read, whatever a round trip is worth."""
+    for count in (1000, 2000):
+        assert run(simulation.huge(count), line).bytes - MIB <= count * 65536 * 1.02
+
+
+SCALABLE: list[Callable[[float], Trace]] = [
+    lambda k: simulation.uniform(count=int(250 * k)),
+    lambda k: simulation.uniform(size=int(32 * MIB * k), count=1000),
+    lambda k: simulation.zipf(count=int(1000 * k)),
+    lambda k: simulation.zipf(regions=int(16 * k)),
+    lambda k: simulation.sequential(size=int(16 * MIB * k)),
+    lambda k: simulation.backward(size=int(8 * MIB * k)),
+    lambda k: simulation.archive(chosen=int(5 * k)),
+    lambda k: simulation.parquet(groups=int(3 * k)),
+    lambda k: simulation.ipc(batches=int(5 * k)),
+    lambda k: simulation.strided(size=int(32 * MIB * k)),
+    lambda k: simulation.metadata(count=int(150 * k)),
+    lambda k: simulation.island(count=int(60 * k)),
+    lambda k: simulation.bursts(count=int(15 * k)),
+]
+
+
+@pytest.mark.parametrize("make", SCALABLE, ids=lambda make: make(1).name)
+def test_no_cliff(make: Callable[[float], Trace]) -> None:
+    """Twice as much never costs more than three times as much."""
+    seconds = [run(make(scale), B20).seconds for scale in (1, 2, 4)]
+    assert seconds[1] <= 3 * seconds[0]
+    assert seconds[2] <= 3 * seconds[1]
+
+
+def test_recorded_reads() -> None:
+    """What h5py really reads of a file with chunks: half of the time of exact reads at most."""
+    trace = record()
+    assert len(trace.reads) > 20
+    for line in (B20, C80):
+        exact = run(trace, line, largest=0).seconds
+        assert run(trace, line).seconds <= 0.5 * exact
+
+
+class Recorder(io.BytesIO):
+    """A file that notes what is read of it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.log: list[tuple[int, int]] = []
+
+    def readinto(self, buffer: Any, /) -> int:
+        at = self.tell()
+        count = super().readinto(buffer)
+        self.log.append((at, count))
+        return count
+
+
+def record() -> Trace:
+    """Two of six datasets of 1 MiB in chunks of 32 KiB."""
+    stored = io.BytesIO()
+    with h5py.File(stored, "w") as file:
+        for i in range(6):
+            file.create_dataset(f"d{i}", data=np.arange(131072.0).reshape(512, 256), chunks=(16, 256))
+    source = Recorder(stored.getvalue())
+    with h5py.File(source, "r") as file:
+        for name in ("d1", "d4"):
+            file[name][:]
+    return Trace("recorded", len(stored.getvalue()), [read for read in source.log if read[1]])
+
+
+# what it advises
+
+
+def test_a_miss_fetches_a_block() -> None:
+    """64 KiB where a round trip is worth 2 MB, most of it ahead; less where it is worth less."""
+    advice = policy().access(1_000_000, 1_000_100, 0.0, missing=True)
+    assert advice.block.length == 65536
+    assert advice.block.start <= 1_000_000 <= advice.block.start + 16384
+    assert not advice.behind
+    near = policy(round_trip=0.002).access(1_000_000, 1_000_100, 0.0, missing=True)
+    assert near.block.length == 16384
+
+
+def test_windows_grow_with_what_was_read() -> None:
+    """A second read that goes on asks for twice as much ahead as was read; then ever more."""
+    fetch, at, ahead = policy(), 10_000_000 // 65536 * 65536, []
+    for _ in range(40):
+        advice = fetch.access(at, at + 65536, 0.0, missing=True)
+        at += 65536
+        ahead += [wish.stop - at for wish in advice.behind]
+    assert ahead[0] >= 2 * 131072
+    assert ahead == sorted(ahead)
+    assert ahead[-1] >= 2_000_000  # as much as a round trip is worth
+
+
+def test_faults_reach_large_windows_at_the_third() -> None:
+    """Each costs a thread's sleep."""
+    fetch, edge, windows = policy(), 1 << 20, []
+    for _ in range(3):
+        advice = fetch.access(edge, edge + 1, 0.0, missing=True)
+        edge = max([advice.block.stop, *(wish.stop for wish in advice.behind)])
+        windows.append(edge - advice.block.start)
+    assert windows[0] == 65536
+    assert windows[2] >= 1 << 19
+
+
+def test_a_trap_tells_when_the_next_window_is_due() -> None:
+    """It lies within what was asked for; the reader that springs it gets the next window, and a trap in that."""
+    fetch = policy()
+    fetch.access(0, 65536, 0.0, missing=True)
+    advice = fetch.access(65536, 131072, 0.0, missing=True)
+    for _ in range(6):
+        assert len(advice.behind) == len(advice.traps) == 1
+        assert advice.behind[0].start <= advice.traps[0] < advice.behind[0].stop
+        before = advice.behind[0].stop
+        advice = fetch.access(advice.traps[0], advice.traps[0] + 4096, 0.0, missing=False, trapped=True)
+        assert advice.behind[0].stop > before
+
+
+def test_backward_windows_come_last_part_first() -> None:
+    """Bytes come in order in each part, and the reader wants the last ones first."""
+    fetch = policy()
+    at, wishes = 100_000_000, []
+    for _ in range(12):
+        advice = fetch.access(at - 65536, at, 0.0, missing=True)
+        wishes.append(advice.behind)
+        at -= 65536
+    longest = max(wishes, key=len)
+    assert len(longest) > 2
+    assert [wish.stop for wish in longest] == sorted((wish.stop for wish in longest), reverse=True)
+
+
+@pytest.mark.parametrize("distance", [1 << 20, -(1 << 20), 300_001])
+def test_three_equal_steps_foretell_the_next(distance: int) -> None:
+    """Among others, and whatever the direction."""
+    fetch, rng = policy(), random.Random(0)
+    for i in range(3):
+        advice = fetch.access(500_000_000 + i * distance, 500_000_004 + i * distance, 0.0, missing=True)
+        if i < 2:
+            assert not advice.behind
+            fetch.access(at := rng.randrange(1 << 28), at + 50_000, 0.0, missing=True)
+    following = 500_000_000 + 3 * distance
+    assert advice.behind[0].start <= following < advice.behind[0].stop
+    assert len(advice.behind) > 8  # they cost next to nothing
+
+
+def test_a_stride_of_long_reads_is_believed_step_by_step() -> None:
+    """One chunk of a column first; more as they come true."""
+    fetch, asked = policy(), []
+    for i in range(10):
+        at = 1000 + i * 15_000_000
+        advice = fetch.access(at, at + 800_000, 0.0, missing=i < 3)
+        asked.append(len(advice.behind))
+    assert asked[:3] == [0, 0, 1]
+    assert max(asked[3:6]) <= 3
+    assert max(asked) >= 3
+
+
+def test_a_wrong_stride_is_not_tried_again_and_again() -> None:
+    """Groups of four reads at equal distances, where each fourth step is another: it costs a few reads."""
+    fetch, wasted = policy(1 << 34), 0
+    rng = random.Random(5)
+    for _ in range(30):
+        base = rng.randrange(1 << 33)
+        for i in range(3):
+            advice = fetch.access(base + i * 5_000_000, base + i * 5_000_000 + 700_000, 0.0, missing=True)
+            wasted += sum(wish.length for wish in advice.behind)
+    assert wasted <= 12 * 800_000
+
+
+def test_clusters_make_blocks_grow() -> None:
+    """Misses that come in regions of 256 KiB: soon one fetches the region. Uniform ones: never."""
+    rng = random.Random(1)
+    clustered, uniform = policy(1 << 34), policy(1 << 34)
+    regions = [rng.randrange(1 << 16) << 18 for _ in range(12)]
+    for _ in range(60):
+        at = rng.choice(regions) + rng.randrange(1 << 18)
+        near = clustered.access(at, at + 1, 0.0, missing=True)
+        at = rng.randrange(1 << 34)
+        far = uniform.access(at, at + 1, 0.0, missing=True)
+    assert near.block.length == 1 << 18
+    assert far.block.length == 65536
+
+
+def test_a_small_file_is_bought_and_a_huge_one_not() -> None:
+    """Uniform reads: after so many misses as a third of the file costs."""
+    small, huge = policy(64 * MIB), policy(1 << 40)
+    rng, bought = random.Random(2), 0
+    for _ in range(60):
+        at = rng.randrange(64 * MIB - 10)
+        behind = small.access(at, at + 10, 0.0, missing=True).behind
+        bought = max(bought, sum(wish.length for wish in behind))
+        at = rng.randrange((1 << 40) - 10)
+        assert sum(wish.length for wish in huge.access(at, at + 10, 0.0, missing=True).behind) < MIB
+    assert bought >= 60 * MIB
+
+
+def test_a_bound_on_memory_forbids_to_buy_what_does_not_fit() -> None:
+    """Else it would push out what was fetched."""
+    size, rng = 64 * MIB, random.Random(2)
+    fetch = Policy(
+        size,
+        policy()._link,
+        largest=None,
+        least=LEAST,
+        window=4 * MIB,
+        connections=16,
+        absent=lambda start, stop: stop - start,
+    )
+    for _ in range(100):
+        at = rng.randrange(size - 10)
+        behind = fetch.access(at, at + 10, 0.0, missing=True).behind
+        assert sum(wish.length for wish in behind) <= 4 * MIB
+
+
+def test_advice_of_madvise() -> None:
+    """'sequential' opens the window at the first read; 'random' none; 'normal' is as before."""
+    fetch = policy()
+    fetch.advise("sequential")
+    assert fetch.access(0, 10, 0.0, missing=True).behind[0].length > 4 * MIB
+    fetch.advise("random")
+    for at in range(0, 1 << 20, 65536):
+        assert fetch.access(at, at + 10, 0.0, missing=True) == Advice(ByteRange(at, at + LEAST))
+    fetch.advise("normal")
+    assert not fetch.access(900_000_000, 900_000_010, 0.0, missing=True).behind
+
+
+def test_pieces_suit_the_line() -> None:
+    """A round trip's bytes, about two pieces in flight; a new connection carries less at first."""
+    fetch = policy()
+    assert fetch.piece == pytest.approx(2e6, rel=0.05)
+    assert 2 * fetch.piece <= fetch.in_flight <= 3 * fetch.piece
+    pieces = [fetch.piece_of(2) for _ in range(6)]
+    assert pieces[0] == 65536
+    assert pieces == sorted(pieces)
+    assert pieces[-1] == fetch.piece == fetch.piece_of(99)
+    slow = policy(round_trip=0.05, rate=1e6)
+    assert slow.piece == 65536
+    assert slow.in_flight <= 131072
+
+
+# whatever comes
+
+OFFSETS = st.one_of(
+    st.integers(0, 1 << 21),
+    st.integers(0, 64).map(lambda k: k * 32768),
+    st.integers(0, 64).map(lambda k: (1 << 21) - k * 4096),
+)
+ACCESSES = st.lists(
+    st.tuples(OFFSETS, st.one_of(st.just(1), st.integers(1, 300_000)), st.booleans(), st.booleans()), max_size=80
+)
+
+
+def follow(fetch: Policy, size: int, accesses: Sequence[tuple[int, int, bool, bool]]) -> list[Advice]:
+    """All its advice, checked."""
+    advices = []
+    for at, length, missing, trapped in accesses:
+        start = at % size
+        stop = min(size, start + length)
+        advice = fetch.access(start, stop, 0.0, missing=missing, trapped=trapped)
+        fetch.waited(length / 1e6)
+        assert 0 <= advice.block.start <= start < stop <= advice.block.stop <= size
+        assert len(advice.behind) <= 80
+        assert all(0 <= wish.start < wish.stop <= size for wish in advice.behind)
+        assert len(advice.traps) <= 8
+        assert all(0 <= trap < size and trap % PAGE == 0 for trap in advice.traps)
+        assert fetch.piece > 0
+        assert fetch.in_flight >= fetch.piece
+        advices.append(advice)
+    return advices
+
+
+@given(
+    ACCESSES,
+    st.sampled_from([1, 5, 4096, 10_000, 1 << 18, (1 << 21) + 1, 1 << 40]),
+    st.sampled_from([None, 1, 4096, 100_000, 1 << 20]),
+    st.data(),
+)
+def test_any_reads(
+    accesses: list[tuple[int, int, bool, bool]], size: int, largest: int | None, data: st.DataObject
+) -> None:
+    """The block covers the access, everything lies in the file, nothing raises."""
+    link = Link()
+    link.round_trip, link.bandwidth = data.draw(
+        st.sampled_from([(0.0003, 2e9), (0.02, 1e8), (0.3, 1e5), (0.2, 1e10)]), label="line"
+    )
+    present = data.draw(st.sampled_from([0.0, 0.5, 1.0]), label="present")
+    fetch = Policy(
+        size,
+        link,
+        largest=largest,
+        least=LEAST,
+        window=size,
+        connections=1 + len(accesses) % 16,
+        absent=lambda start, stop: int((stop - start) * (1 - present)),
+    )
+    fetch.advise(data.draw(st.sampled_from(["normal", "sequential", "random"]), label="hint"))
+    follow(fetch, size, accesses)
+
+
+@given(ACCESSES, st.sampled_from(["normal", "sequential", "random"]))
+def test_off_adds_nothing(accesses: list[tuple[int, int, bool, bool]], hint: str) -> None:
+    """No byte, no wish, no trap."""
+    size = 1 << 22
+    fetch = policy(size, largest=0)
+    fetch.advise(hint)
+    for (at, length, _, _), advice in zip(accesses, follow(fetch, size, accesses), strict=True):
+        assert advice == Advice(ByteRange(at, min(size, at + length)))
+
+
+@given(ACCESSES, st.sampled_from([8192, 100_000, 1 << 20]))
+def test_a_largest_window_bounds_what_is_ahead(accesses: list[tuple[int, int, bool, bool]], largest: int) -> None:
+    """Beyond the read itself; a request's least length is the planner's business."""
+    size = 1 << 22
+    fetch = policy(size, largest=largest)
+    for (at, length, _, _), advice in zip(accesses, follow(fetch, size, accesses), strict=True):
+        stop = min(size, at + length)
+        assert advice.block.length <= (stop - at) + 2 * max(largest, LEAST)
+        assert sum(wish.length for wish in advice.behind) <= max(largest, 2 * LEAST) + PAGE
+
+
+def test_memory_is_bounded() -> None:
+    """A million misses would not be remembered one by one."""
+    fetch, rng = policy(1 << 44), random.Random(0)
+    for _ in range(12_000):
+        at = rng.randrange(1 << 44)
+        fetch.access(at, at + 100, 0.0, missing=True)
+    assert all(len(counts) <= 4097 for counts in fetch._rents._counts)
+    assert all(len(grid) <= 4097 for grid in fetch._blocks._grids)
+    assert len(fetch._blocks.probes) <= 256
+    assert len(fetch._finder._at) <= 2 * 49
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m tests.simulation` prints a row a trace."""
+    rows = list(simulation.table(["W7"], [dataclasses.replace(RAW, name="raw")]))
+    assert len(rows) == 2
+    assert rows[1].startswith("W7 zip")
+    assert not capsys.readouterr().out
