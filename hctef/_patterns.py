@@ -21,7 +21,7 @@ PRIOR = 2.0
 """How many patterns seen the law weighs as much as."""
 
 SLACK = 32 * 1024
-"""A gap of so many bytes between two reads is none: half of what a miss fetches."""
+"""A gap of so many bytes between two reads is none: half of what a miss usually fetches."""
 
 SMALLEST_BITS, LARGEST_BITS = 14, 19
 """Of a block: 16 KiB to 512 KiB."""
@@ -35,6 +35,9 @@ MISSES = 4096
 """Misses after which all is learnt anew."""
 CLEARLY = 0.97
 """What is to be cheaper than what is must be clearly so: as many misses in 64 may be chance."""
+
+KNOWN = 9
+"""Distances that were right which are tried on reads that no three steps explain; less one."""
 
 PROBES = 4
 """Traps in a block, at most."""
@@ -128,13 +131,13 @@ class Run:
         else:
             self.near, self.nearly = self.low - 2 * gap, self.edge + gap
 
-    def continues(self, start: int, stop: int, slack: int) -> int:
+    def continues(self, start: int, stop: int) -> int:
         """1 or -1 where a read of `[start, stop)` goes on with this run forward or backward, 0 where it does not."""
-        gap = max(slack, self.length >> 2)
+        gap = max(SLACK, self.length >> 2)
         if self.step >= 0 and self.last - PAGE <= start <= self.edge + gap and stop > self.last:
             return 1
         # Backward, the next read begins below by as much as its whole length, of which a fault tells one byte.
-        gap += slack
+        gap += SLACK
         if self.step < 0 and self.edge - gap <= stop <= self.last + PAGE and start < self.last:
             return -1
         if self.step == 0 and self.low - gap <= stop <= self.first + PAGE and start < self.first:
@@ -191,12 +194,12 @@ class Stride:
 class Strides:
     """Finds them: three equal steps of about equally long first reads among the last ones, whatever came between."""
 
-    __slots__ = ("_at", "_count", "_order", "_starts", "bad", "good")
+    __slots__ = ("_at", "_count", "_order", "_twice", "bad", "good")
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._at: dict[int, Run] = {}  # (start +- half a page) // PAGE: the run that began there
-        self._starts: dict[int, list[int]] = {}  # by length in pages: where runs began
+        self._twice: dict[int, list[int]] = {}  # by length in pages: where runs began, times two
         self._order: list[Run] = []
         self.good: dict[int, int] = {}
         """How often distances (in pages) were right."""
@@ -206,14 +209,14 @@ class Strides:
         """A run began."""
         at, start = self._at, run.start
         at[(start - HALF) // PAGE] = at[(start + HALF) // PAGE] = run
-        self._starts.setdefault(run.size // PAGE, []).append(start)
+        self._twice.setdefault(run.size // PAGE, []).append(2 * start)
         self._order.append(run)
         if len(self._order) > self._count:
             old = self._order.pop(0)
-            starts = self._starts[old.size // PAGE]
-            del starts[0]
-            if not starts:
-                del self._starts[old.size // PAGE]
+            twice = self._twice[old.size // PAGE]
+            del twice[0]
+            if not twice:
+                del self._twice[old.size // PAGE]
             for key in ((old.start - HALF) // PAGE, (old.start + HALF) // PAGE):
                 if at.get(key) is old:
                     del at[key]
@@ -221,10 +224,11 @@ class Strides:
     def find(self, start: int, size: int, least: int) -> tuple[int, int, int] | None:
         """The distance of at least `least` at which a read at `start` is the third, the elements' length, and how
         many steps came true."""
-        starts, at = self._starts.get(size // PAGE), self._at
-        if starts is None:
+        twice, at = self._twice.get(size // PAGE), self._at
+        if twice is None:
             return None
-        for first in [first for first in starts if (2 * first - start) // PAGE in at][::-1]:
+        for double in [double for double in twice if (double - start) // PAGE in at][::-1]:
+            first = double // 2
             other, distance = at[(2 * first - start) // PAGE], start - first
             if (
                 -PAGE < other.start + distance - first < PAGE
@@ -233,11 +237,10 @@ class Strides:
                 and self.bad.get(distance // PAGE, 0) < 2
             ):
                 return distance, max(size, min(self._length(first), other.length)), 2
-        if self.good:
-            for first in reversed(starts):
-                known = self.good.get((start - first) // PAGE)
-                if known and abs(start - first) >= least:
-                    return start - first, max(size, self._length(first)), min(3, known)
+        for key in list(self.good)[:-KNOWN:-1]:
+            run = at.get((start - key * PAGE - HALF) // PAGE)
+            if run is not None and (start - run.start) // PAGE == key and run.size // PAGE == size // PAGE:
+                return start - run.start, max(size, run.length), min(3, self.good[key])
         return None
 
     def _length(self, start: int) -> int:

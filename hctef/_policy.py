@@ -184,7 +184,7 @@ class Policy:
         product = self._link.product
         unit = self._blocks.unit(product)
         for index, run in enumerate(self._runs):
-            if stop >= run.near and start <= run.nearly and (step := run.continues(start, stop, unit >> 1)):
+            if stop >= run.near and start <= run.nearly and (step := run.continues(start, stop)):
                 if index:
                     del self._runs[index]
                     self._runs.insert(0, run)
@@ -198,7 +198,7 @@ class Policy:
         if not missing:
             return Advice(ByteRange(start, stop))
         for run in self._runs[:NEAR]:
-            if (step := self._through(run, start, stop)) != 0:
+            if -UNSEEN <= start - run.edge <= UNSEEN and (step := self._through(run, start, stop)) != 0:
                 self._runs.remove(run)
                 self._runs.insert(0, run)
                 return self._run_on(run, step, start, stop, missing=missing, unit=unit)
@@ -368,7 +368,9 @@ class Policy:
         stride.steps += steps
         self._stride_survival.grew(before, stride.steps)
         self._finder.judge(stride.distance, right=True)
-        stride.asked = 0 if missing else max(0, stride.asked - steps)  # what did not come is asked for again
+        if missing and steps <= stride.asked:
+            stride.depth = 0  # what was asked for did not come: look again
+        stride.asked = max(0, stride.asked - steps)
         expected = stride.anchor + steps * stride.distance
         stride.anchor = start if -PAGE <= start - expected < PAGE else expected
         stride.length = max(stride.length, stop - stride.anchor)
@@ -389,7 +391,7 @@ class Policy:
         product, length = self._link.product, max(self._least, stride.length)
         most = int(min(2 * self._connections, MOST, max(2.0, 3 * product / length), self._bound // 2 // length))
         steps = stride.steps + min(8, self._finder.good.get(stride.distance // PAGE, 0) / 2)
-        stride.depth = 0
+        stride.depth, known = 0, stride.asked
         for depth in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
             p = self._stride_survival.chance(stride.steps, depth, steps / (steps + depth))
             if depth > most or p * product < (1 - p) * length or (p < SURE and depth * length > FREE):
@@ -400,7 +402,7 @@ class Policy:
             if begin >= self._size or end <= 0:
                 break
             begin, end = self._clip(begin, end)
-            if self._absent(begin, end):  # what was asked for and still waits goes first
+            if k > known or self._absent(begin, end):  # what was asked for and still waits goes first
                 behind.append(ByteRange(begin, end))
             stride.asked = max(k, stride.asked)
         for k in {1, (stride.asked + 1) // 2} if stride.asked else ():
