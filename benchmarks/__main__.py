@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import data, report
-from benchmarks.adapters import ADAPTERS
+from benchmarks.adapters import ADAPTERS, Adapter
 from benchmarks.links import LINKS, LinksUnavailableError, Network, missing, nginx_version
 from benchmarks.runner import ROOT, Run, Settings, command_line, describe, measure, revision
 from benchmarks.tables import tables
@@ -20,8 +20,8 @@ RESULTS = Path(__file__).with_name("results")
 DOCUMENT = ROOT / "docs" / "performance.md"
 
 LIBRARIES = f"of {', '.join(ADAPTERS)}; or all (default: all on raw, what the verdicts need on the others)"
-QUICK_WORKLOADS = ("W2", "W3", "W4", "W6", "W8", "W9", "W10", "W12")
-QUICK_LIBRARIES = ("hctef", "gdal", "urllib3", "download", "curl", "clairvoyant", "BytesIO")
+QUICK_WORKLOADS = ("W3", "W4", "W6", "W8", "W10", "W12")
+PATIENCE, QUICK_PATIENCE = 40.0, 8.0
 
 
 def _names(known: Iterable[str], what: str) -> Callable[[str], list[str]]:
@@ -39,6 +39,10 @@ def _names(known: Iterable[str], what: str) -> Callable[[str], list[str]]:
     return parse
 
 
+def _quick(adapter: Adapter) -> bool:
+    return adapter.kind != "hctef" or adapter.name == "hctef"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -50,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workloads", type=_names(WORKLOADS, "workload"), help="comma-separated, or all")
     parser.add_argument("--libraries", type=_names(ADAPTERS, "library"), help=LIBRARIES)
     parser.add_argument("--repeat", type=int, help="rounds (default: 3 on raw, 1 on the others, whose times vary less)")
-    parser.add_argument(
-        "--patience", type=float, default=40.0, help="seconds that a measurement may take (default: 40)"
-    )
+    parser.add_argument("--patience", type=float, help=f"seconds that a measurement may take (default: {PATIENCE:.0f})")
     parser.add_argument("--quick", action="store_true", help="a subset, once: do the benchmarks still run?")
     parser.add_argument("--source", type=Path, default=ROOT, help="a folder whose hctef is measured: another checkout")
     parser.add_argument("--output", type=Path, help="where the results go (default: benchmarks/results/DATE.json)")
@@ -70,9 +72,11 @@ def _run(arguments: list[str]) -> int:
     settings = Settings(
         links=links,
         workloads=options.workloads or (QUICK_WORKLOADS if options.quick else list(WORKLOADS)),
-        libraries=options.libraries or (QUICK_LIBRARIES if options.quick else None),
+        libraries=options.libraries
+        or [name for name, adapter in ADAPTERS.items() if not options.quick or _quick(adapter)],
+        sparing=() if options.libraries else [link for link in links if options.quick or LINKS[link].rate],
         repeat={link: options.repeat or (3 if link == "raw" and not options.quick else 1) for link in links},
-        patience=options.patience,
+        patience=options.patience or (QUICK_PATIENCE if options.quick else PATIENCE),
         source=options.source.resolve(),
     )
     run = Run(command=command_line(arguments), machine=describe())

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from benchmarks.workloads import WORKLOADS
 from benchmarks.workloads.base import Workload
 
 ROOT = Path(__file__).parent.parent
+LOCAL = ("--source", "--output")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,8 +82,9 @@ class Settings:
 
     links: Sequence[str]
     workloads: Sequence[str]
-    libraries: Sequence[str] | None
-    """None: all on loopback, on emulated links, where a slow one takes minutes, those that the verdicts need."""
+    libraries: Sequence[str]
+    sparing: Collection[str]
+    """Links on which only those are measured that the verdicts need: a slow one may take minutes on a long line."""
     repeat: dict[str, int]
     """Rounds, by link."""
     patience: float
@@ -104,6 +106,7 @@ def describe() -> str:
         platform.system(),
         platform.release(),
         f"CPython {platform.python_version()}",
+        f"load average {os.getloadavg()[0]:.1f} before the run",
     )
     return ", ".join(part for part in parts if part)
 
@@ -171,9 +174,8 @@ def _served(network: Network, link: str, word: str) -> Served:
 
 def _chosen(settings: Settings, link: str, workload: Workload) -> list[Adapter]:
     adapters = [adapter for adapter in ADAPTERS.values() if workload.accepts(adapter)]
-    if settings.libraries is not None:
-        adapters = [adapter for adapter in adapters if adapter.name in settings.libraries]
-    elif link != "raw":
+    adapters = [adapter for adapter in adapters if adapter.name in settings.libraries]
+    if link in settings.sparing:
         adapters = [adapter for adapter in adapters if needed(link, workload.name, adapter)]
     return [adapter for adapter in adapters if link == "raw" or not adapter.local]
 
@@ -215,5 +217,9 @@ def revision(source: Path) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """How this run was started."""
-    return shlex.join(["python", "-m", "benchmarks", *arguments])
+    """How this run was started, without the paths of this machine."""
+    kept: list[str] = []
+    for n, argument in enumerate(arguments):
+        if not argument.startswith(LOCAL) and (n == 0 or arguments[n - 1] not in LOCAL):
+            kept.append(argument)
+    return shlex.join(["python", "-m", "benchmarks", *kept])
