@@ -52,6 +52,8 @@ RENT_BITS = 18
 """Of the smallest region; the next is four times as large, up to the file."""
 COUNTERS = 4096
 """Regions of one size with misses, at most."""
+LONG_AGO = 256
+"""Accesses after which what was bought has come, or nobody misses it."""
 EAGER = 16
 """Misses, at least, after which a quarter of the price suffices where nothing speaks for locality."""
 
@@ -373,7 +375,7 @@ class Blocks:
 class Rents:
     """What misses have cost in each region, at every scale: where it is as much as its bytes would cost, buy it."""
 
-    __slots__ = ("_again", "_bits", "_counts", "_size", "bought")
+    __slots__ = ("_again", "_bits", "_bought", "_counts", "_size", "since")
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -381,15 +383,23 @@ class Rents:
         self._bits = [*range(RENT_BITS, top, 2), top]
         self._counts: list[dict[int, float]] = [{} for _ in self._bits]
         self._again = 0
-        self.bought: list[ByteRange] = []
+        self._bought: list[ByteRange] = []
+        self.since = LONG_AGO
+        """Accesses since something was bought, or missed though it was."""
+
+    @property
+    def paying(self) -> bool:
+        """What was bought is still under way, likely."""
+        return self.since < LONG_AGO
 
     def missed(
         self, start: int, weight: float, price: float, absent: Callable[[int, int], int], most: int, *, local: bool
     ) -> ByteRange | None:
         """A miss at `start` has cost a round trip, worth `price` bytes. Returns the region that is to be bought, of
         at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves."""
-        for region in self.bought:
+        for region in self._bought:
             if region.start <= start < region.stop:
+                self.since = 0
                 self._again += 1
                 if self._again % 16:
                     return None  # it is under way; now and then it is asked for again, in case the wish was dropped
@@ -416,6 +426,7 @@ class Rents:
                 if len(counts) > COUNTERS // 2:
                     counts.clear()
         if best is not None:
-            kept = [region for region in self.bought if not best.start <= region.start < best.stop]
-            self.bought = [*kept[-15:], best]
+            kept = [region for region in self._bought if not best.start <= region.start < best.stop]
+            self._bought = [*kept[-15:], best]
+            self.since = 0
         return best

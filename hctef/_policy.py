@@ -143,7 +143,7 @@ class Policy:
         link = self._link
         piece = max(COLD, link.product, min(MIB, link.bandwidth * SHORT))
         # What is bought comes in smaller ones, so that a reader's request does not wait for long behind them.
-        return max(1, int(piece / 2 if self._rents.bought else piece) // COLD) * COLD
+        return max(1, int(piece / 2 if self._rents.paying else piece) // COLD) * COLD
 
     def piece_of(self, running: int) -> int:
         """The largest background request where `running` others are under way: it gets the connection of that rank,
@@ -158,7 +158,7 @@ class Policy:
     @property
     def in_flight(self) -> int:
         """Background bytes in flight at most: the line stays busy, and the queue before it short."""
-        return int(max(2 * self.piece, (1.5 if self._rents.bought else 2.5) * self._link.product))
+        return int(max(2 * self.piece, (1.5 if self._rents.paying else 2.5) * self._link.product))
 
     # what to fetch
 
@@ -168,13 +168,14 @@ class Policy:
 
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
-        if self._unexplained and not self._rents.bought:  # after that it waits for our own bytes
+        if self._unexplained and not self._rents.paying:  # after that it waits for our own bytes
             ratio = min(4.0, max(1.0, seconds / self._link.round_trip))
             self._slowness += (ratio - self._slowness) / 8
 
     def access(self, start: int, stop: int, now: float, *, missing: bool, trapped: bool = False) -> Advice:
         """A read that was no plain hit: bytes of it were absent (`missing`), in flight, or a trap's."""
         self._unexplained = False
+        self._rents.since += 1
         if self._largest == 0:
             return Advice(ByteRange(start, stop))
         if self._hint == "random":
@@ -248,7 +249,7 @@ class Policy:
                 parts = (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
                 behind += (part for part in parts if part.start < part.stop)
         self._ahead(run, ByteRange(start, stop), FIRST_CHANCE, behind, traps)
-        if not self._rents.bought and block.length >= 4 * PAGE:
+        if not self._rents.paying and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)
         return self._advice(block, behind, traps)
 
