@@ -59,21 +59,24 @@ def table(workload: str, rows: Sequence[Row]) -> list[str]:
     limit, peer = best(rows, "limit"), best(rows, "peer")
     importing = workload == "W12"
     out = [
-        _cells("library", "median", "min", "max", "requests", "MiB", "CPU", "x limit", "x best peer", "note"),
-        _cells("---", *["---:"] * 8, "---"),
+        _cells(
+            "library", "median", "min", "max", "requests", "connections", "MiB", "CPU", "x limit", "x best peer", "note"
+        ),
+        _cells("---", *["---:"] * 9, "---"),
     ]
     for row in rows:
-        counts = ("", f"{row.memory / MIB:.1f}", "") if importing else (f"{row.requests:.0f}", f"{row.bytes / MIB:.1f}")
+        counts = ("", "", f"{row.memory / MIB:.1f}")
+        if not importing:
+            counts = (f"{row.requests:.0f}", f"{row.connections:.0f}", f"{row.bytes / MIB:.1f}")
         if not row.ok:
             over = row.status == "timeout"
-            counts = counts[:2] if over else ("", "")
             time = f"> {duration(row.median)}" if over else row.status
-            out.append(_cells(_name(row.library), time, "", "", *counts, "", "", "", row.note))
+            out.append(_cells(_name(row.library), time, "", "", *(counts if over else [""] * 3), "", "", "", row.note))
             continue
         cpu = "" if importing else duration(row.cpu)
         times = map(duration, (row.median, row.least, row.most))
         ratios = (_ratio(row, limit), _ratio(row, peer))
-        out.append(_cells(_name(row.library), *times, *counts[:2], cpu, *ratios, row.note))
+        out.append(_cells(_name(row.library), *times, *counts, cpu, *ratios, row.note))
     return out
 
 

@@ -35,6 +35,7 @@ class Row:
     most: float
     rounds: int
     requests: float
+    connections: float
     bytes: float
     cpu: float
     memory: float
@@ -58,6 +59,7 @@ def _row(library: str, group: Sequence[Measurement]) -> Row:
         most=max(times),
         rounds=len(good),
         requests=statistics.median(m.requests for m in kept),
+        connections=statistics.median(m.connections for m in kept),
         bytes=statistics.median(m.bytes for m in kept),
         cpu=statistics.median(m.cpu_seconds for m in kept),
         memory=statistics.median(m.memory for m in kept),
