@@ -59,9 +59,7 @@ def table(workload: str, rows: Sequence[Row]) -> list[str]:
     limit, peer = best(rows, "limit"), best(rows, "peer")
     importing = workload == "W12"
     out = [
-        _cells(
-            "library", "median", "min", "max", "requests", "connections", "MiB", "CPU", "x limit", "x best peer", "note"
-        ),
+        _cells("library", "median", "min", "max", "requests", "conn.", "MiB", "CPU", "x limit", "x best peer", "note"),
         _cells("---", *["---:"] * 9, "---"),
     ]
     for row in rows:

@@ -75,6 +75,8 @@ def tables(measurements: Iterable[Measurement]) -> Tables:
     """Of several runs' measurements the rounds are joined."""
     groups: dict[tuple[str, str], dict[str, list[Measurement]]] = {}
     for m in measurements:
+        if m.library not in ADAPTERS or m.workload not in WORKLOADS:
+            continue  # an older harness's
         groups.setdefault((m.link, m.workload), {}).setdefault(m.library, []).append(m)
     worst = {"ok": 0, "timeout": 1}
     order = {name: n for n, name in enumerate([*LINKS, *WORKLOADS])}
