@@ -166,9 +166,15 @@ class Helpers:
         """When it must have said that it is ready; once it was left, when it must be gone."""
         self.shared = shared
         """Forked children talk to them too: they need not end when we leave."""
+        self.orphaned = False
+        """The supervisor is gone, and the worker goes on."""
+        self.sending: deque[tuple[wire.Message, Link]] = deque()
+        self.told: set[str] = set()
+        """The links that it was told of."""
 
     def leave(self) -> None:
         """Nothing more is said. They end, and their sockets with them, unless others need them."""
+        self.sending.clear()
         self.deadline = None if self.shared else time.monotonic() + END_SECONDS
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
@@ -208,8 +214,10 @@ class Client:
         self._asked: dict[int, _Request] = {}
         self._refused: dict[str, float] = {}
         """By link: when to attach it again, where new helpers could not take it over."""
-        self._sending: deque[tuple[wire.Message, Link]] = deque()
         self._helpers: Helpers | None = None
+        self._next: Helpers | None = None
+        """Those that will take the place of orphaned ones, once all is attached to them. Not before: whoever holds the
+        GIL in a fault needs a worker that knows of its page."""
         self._left: list[Helpers] = []
         self._pause, self._again_at = 0.0, 0.0
         self._idle_since: float | None = None
@@ -272,8 +280,11 @@ class Client:
         while self._posted:
             self._take(self._posted.popleft())
         now = time.monotonic()
-        if self._helpers is None and self._links and now >= self._again_at:
-            self._begin()
+        if self._links and self._next is None and (self._helpers is None or self._helpers.orphaned):
+            if now >= self._again_at:
+                self._begin()
+        elif self._next is not None:
+            self._promote(self._next)
         for name in [name for name, due in self._refused.items() if now >= due]:
             del self._refused[name]
             if name in self._links:
@@ -282,35 +293,39 @@ class Client:
             if left.deadline is not None and now >= left.deadline:
                 left.deadline = None
                 left.kill()
-        self._flush()
         ready = self._wait(now)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
         for left in list(self._left):
             self._see_off(left, ready)
-        helpers = self._helpers
-        if helpers is not None and (
-            (helpers.socket.fileno() in ready and not self._hear(helpers))
-            or helpers.pidfd in ready
-            or (helpers.deadline is not None and time.monotonic() >= helpers.deadline)
-        ):
-            self._lost(helpers)
+        for helpers in self._current():
+            if (helpers.socket.fileno() in ready and not self._hear(helpers)) or (
+                helpers.deadline is not None and (time.monotonic() >= helpers.deadline or helpers.pidfd in ready)
+            ):
+                self._lost(helpers)
+            elif helpers.pidfd in ready:
+                helpers.reap()
+                helpers.orphaned = True
+
+    def _current(self) -> list[Helpers]:
+        return [helpers for helpers in (self._helpers, self._next) if helpers is not None]
 
     def _wait(self, now: float) -> set[int]:
         """The descriptors that something has happened to, none where something else is due."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         due = list(self._refused.values())
-        for helpers in (*self._left, *([self._helpers] if self._helpers else [])):
+        for helpers in self._current():
+            self._flush(helpers)
+        for helpers in (*self._left, *self._current()):
             if helpers.socket.fileno() >= 0:
-                blocked = bool(self._sending) and helpers is self._helpers
-                poll.register(helpers.socket, select.POLLIN | (select.POLLOUT if blocked else 0))
+                poll.register(helpers.socket, select.POLLIN | (select.POLLOUT if helpers.sending else 0))
             if helpers.pidfd >= 0:
                 poll.register(helpers.pidfd, select.POLLIN)
             if helpers.deadline is not None:
                 due.append(helpers.deadline)
-        if self._helpers is None and self._links:
+        if self._links and self._next is None and (self._helpers is None or self._helpers.orphaned):
             due.append(self._again_at)
         if self._idle_since is not None and (self._helpers is not None or not self._left):
             due.append(self._idle_since + LINGER_SECONDS)
@@ -334,31 +349,33 @@ class Client:
             request.message = {**request.message, "id": number}
             self._asked[number] = request
         if self._helpers is not None:
-            self._say(request)
+            self._say(self._helpers, request)
         elif self._pause and op in wire.ANSWERED - {"attach"}:
             del self._asked[request.message["id"]]
             _settle(request.future, error=PagerError("the pager's process is gone, and none can be started now"))
 
-    def _say(self, request: _Request) -> None:
-        self._sending.append((request.message, request.link))
+    def _say(self, helpers: Helpers, request: _Request) -> None:
+        helpers.sending.append((request.message, request.link))
+        if request.message["op"] == "attach":
+            helpers.told.add(request.link.name)
 
-    def _flush(self) -> None:
-        while self._helpers is not None and self._sending:
-            message, link = self._sending[0]
+    def _flush(self, helpers: Helpers) -> None:
+        while helpers.sending:
+            message, link = helpers.sending[0]
             count = {"attach": 3, "rearm": 1}.get(message["op"], 0)
             if count and not link.descriptors:  # its mapping has gone meanwhile
-                self._sending.popleft()
+                helpers.sending.popleft()
                 continue
             try:
-                wire.send(self._helpers.socket, message, link.descriptors[:count])
+                wire.send(helpers.socket, message, link.descriptors[:count])
             except BlockingIOError:
                 return
             except ConnectionError:  # it is gone, which is heard next
-                self._sending.clear()
+                helpers.sending.clear()
                 return
             except (OSError, ValueError) as error:
                 self._answer(message.get("id", 0), error=PagerError(f"the pager cannot be asked: {error}"))
-            self._sending.popleft()
+            helpers.sending.popleft()
 
     def _hear(self, helpers: Helpers) -> bool:
         """Take what came. False: the helpers are gone."""
@@ -374,7 +391,7 @@ class Client:
             if "ready" in reply:
                 helpers.deadline, self._pause = None, 0.0
             elif "again" in reply:
-                self._ask_again()
+                self._ask_again(helpers)
             elif "error" in reply:
                 self._answer(reply.get("id", 0), error=wire.unpack_error(reply))
             else:
@@ -402,10 +419,10 @@ class Client:
         attached = self._links.pop(link.name, None) is not None
         for number in [number for number, request in self._asked.items() if request.link is link]:
             _settle(self._asked.pop(number).future, error=PagerError("the file is not attached to the pager"))
-        if self._helpers is not None and (attached or link.descriptors):
+        for helpers in self._current() if attached or link.descriptors else ():
             number = next(self._ids)
             self._asked[number] = _Request(link, {"op": "detach", "link": link.name, "id": number})
-            self._say(self._asked[number])
+            self._say(helpers, self._asked[number])
         descriptors, link.descriptors = link.descriptors, []
         wire.close(descriptors)
 
@@ -414,7 +431,7 @@ class Client:
     def _begin(self) -> None:
         """Start helpers, and tell them all that they must know."""
         try:
-            self._helpers = start_helpers()
+            helpers = start_helpers()
         except PagerError as error:
             self._failed(error)
             return
@@ -422,40 +439,64 @@ class Client:
         for request in self._asked.values():
             if request.message["op"] == "rearm":  # in words that these helpers understand
                 request.message = {**request.link.message, "id": request.message["id"]}
-        known = {request.link.name for request in self._asked.values() if request.message["op"] == "attach"}
-        for link in self._links.values():
-            if link.name not in known:
-                number = next(self._ids)
-                self._asked[number] = _Request(link, {**link.message, "id": number})
-        self._ask_again()
+        self._attach_all(helpers)
+        if self._helpers is None:
+            self._helpers = helpers
+            self._tell_rest(helpers)
+        else:
+            self._next = helpers
 
-    def _ask_again(self) -> None:
-        """Nobody there knows what was asked."""
-        self._sending.clear()
-        first = {number: request for number, request in self._asked.items() if "base" in request.message}
-        for request in first.values():
-            self._say(request)
+    def _attach_all(self, helpers: Helpers) -> bool:
+        """Tell helpers of the links that they do not know yet. Whether there were any."""
+        asked = {request.link.name: request for request in self._asked.values() if request.message["op"] == "attach"}
+        new = [link for link in self._links.values() if link.name not in helpers.told]
+        for link in new:
+            if link.name not in asked:
+                number = next(self._ids)
+                asked[link.name] = self._asked[number] = _Request(link, {**link.message, "id": number})
+            self._say(helpers, asked[link.name])
+        return bool(new)
+
+    def _promote(self, helpers: Helpers) -> None:
+        """Have the next helpers take over, once all is attached to them, or there are no others."""
+        if self._helpers is not None:
+            attaching = any(request.message["op"] == "attach" for request in self._asked.values())
+            if helpers.deadline is not None or self._attach_all(helpers) or attaching:
+                return
+            self._leave(self._helpers)
+        self._helpers, self._next = helpers, None
+        self._tell_rest(helpers)
+
+    def _ask_again(self, helpers: Helpers) -> None:
+        """A new worker stands there, and knows what is attached; or was attached, for it may not have come so far."""
+        for request in self._asked.values():
+            if "base" in request.message:
+                self._say(helpers, request)
+        self._tell_rest(helpers)
+
+    def _tell_rest(self, helpers: Helpers) -> None:
+        """What those who know what is attached do not know."""
         for link in self._links.values():
             for message in link.again():
-                self._say(_Request(link, {**message, "id": next(self._ids)}))
-        for number, request in self._asked.items():
-            if number not in first:
-                self._say(request)
+                self._say(helpers, _Request(link, {**message, "id": next(self._ids)}))
+        for request in self._asked.values():
+            if "base" not in request.message:
+                self._say(helpers, request)
 
     def _lost(self, helpers: Helpers) -> None:
-        """The supervisor is gone, or both are."""
+        """The worker is gone, and nobody starts another."""
         ready = helpers.deadline is None
-        self._leave()
+        self._leave(helpers)
         if not ready:
             why = "ended at once, or did not say that it is ready: its errors are on stderr"
             self._failed(PagerError(f"the pager's process {why}"))
 
-    def _leave(self) -> None:
-        helpers, self._helpers = self._helpers, None
-        self._sending.clear()
-        if helpers is not None:
+    def _leave(self, *which: Helpers) -> None:
+        for helpers in which:
             helpers.leave()
             self._left.append(helpers)
+        self._helpers = None if self._helpers in which else self._helpers
+        self._next = None if self._next in which else self._next
 
     def _see_off(self, left: Helpers, ready: set[int]) -> None:
         """Helpers that were left: the worker is gone when its socket is, the supervisor when its descriptor says so."""
@@ -476,6 +517,8 @@ class Client:
         """Helpers could not be started: who asked is told, who touched an absent page waits for the next attempt."""
         self._pause = min(PAUSE_MOST, 2 * self._pause + 0.05)
         self._again_at = time.monotonic() + self._pause
+        if self._helpers is not None:  # orphaned, and as good as ever
+            return
         asked, self._asked = list(self._asked.values()), {}
         for request in asked:
             if request.future is not None and request.message["op"] == "attach":
@@ -488,7 +531,7 @@ class Client:
 
     def _begin_anew(self) -> None:
         """Something has happened that nobody thought of: no state of a conversation is to be trusted."""
-        self._leave()
+        self._leave(*self._current())
         self._failed(PagerError("the pager's client failed: stderr tells how"))
 
     def _over(self) -> bool:
@@ -501,7 +544,7 @@ class Client:
         if now - self._idle_since < LINGER_SECONDS:
             return False
         self._asked.clear()
-        self._leave()
+        self._leave(*self._current())
         if self._left or not self._guard.acquire(blocking=False):
             return False
         try:
@@ -548,7 +591,7 @@ class Client:
                 link.descriptors = []
                 if mapping is not None:
                     mapping.closed = lambda _: None
-        for left in parent._left:
+        for left in (*parent._left, *([parent._next] if parent._next else [])):
             left.close()
         helpers = parent._helpers
         if helpers is not None:

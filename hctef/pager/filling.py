@@ -227,15 +227,18 @@ class MirroredPageTable(PageTable):
     """The pager's own page table, and a copy of it that other processes look at. The copy is a hint: who finds a page in
     it that was just evicted faults, and gets it."""
 
-    __slots__ = ("_mirror",)
+    __slots__ = ("_mirror", "came")
 
     def __init__(self, size: int, mirror: mmap.mmap) -> None:
         super().__init__(size)
         self._mirror = mirror
+        self.came: Callable[[int, int], None] = lambda start, stop: None
+        """Told of pages that are there, in whatever thread brought them."""
 
     def mark(self, start: int, stop: int) -> None:
         super().mark(start, stop)
         self._copy(start, stop)
+        self.came(start, stop)
 
     def clear(self, start: int, stop: int) -> None:
         super().clear(start, stop)

@@ -77,6 +77,7 @@ class Resolver:
         self.on_failure: Callable[[], None] = lambda: None
         """Wakes the loop: `tick` is due."""
         self._blocked: dict[int, _Blocked] = {}
+        self.pages.came = self._came
         self._say_after, self._say_every = message["say_after"], message["say_every"]
         self._faults = 0
         self._before = self.pages.counted()
@@ -106,6 +107,12 @@ class Resolver:
 
     # patience
 
+    def _came(self, start: int, stop: int) -> None:
+        """Nobody waits for these pages any longer. At once: by the next look they may have been evicted again, and nobody
+        would wait for what was fetched again then, or poisoned at last."""
+        for page in [page for page in list(self._blocked) if start <= page < stop]:
+            self._blocked.pop(page, None)
+
     def _failed(self, claim: Claim, error: Exception) -> None:
         """In a transfer's thread."""
         self.failures.append((claim, error))
@@ -117,7 +124,7 @@ class Resolver:
         failures, self.failures = self.failures, []
         for page, blocked in list(self._blocked.items()):
             if self.pages.rows[page // PAGE]:
-                del self._blocked[page]
+                self._blocked.pop(page, None)
                 continue
             for claim, error in failures:
                 if claim.start <= page < claim.stop:
@@ -149,7 +156,8 @@ class Resolver:
             self.driver.run(self.planner.demand(page))
 
     def _give_up(self, page: int, blocked: _Blocked, now: float) -> None:
-        del self._blocked[page]
+        if self._blocked.pop(page, None) is None:  # it came at this moment
+            return
         self._say(page, blocked, f"gave up after {now - blocked.since:.0f} s: a touch of them is a SIGBUS")
         self.arena.poison(page, page + PAGE)
 

@@ -23,7 +23,7 @@ from typing import Any
 from hctef import _uffd
 from hctef._http import parse_url
 from hctef._link import Link
-from hctef._ranges import ByteRange
+from hctef._ranges import PAGE, ByteRange
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.filling import table_bytes
@@ -59,6 +59,8 @@ class Worker:
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._resolvers: dict[str, Resolver] = {}
+        self._own: dict[tuple[str, int], int] = {}
+        """By link and client: the descriptor that this worker reads."""
         self._lines: dict[tuple[str, str, int], Link] = {}
         """By server: what is known of the line to it."""
         self._calls: dict[str, ThreadPoolExecutor] = {}
@@ -242,6 +244,7 @@ class Worker:
         """Read a process's faults, by a descriptor of this resolver's own; `uffd` is kept."""
         self._state.uffds[link, client] = uffd
         resolver, own = self._resolvers[link], os.dup(uffd)
+        self._own[link, client] = own
         resolver.arena.add(own)
         self._selector.register(own, selectors.EVENT_READ, lambda: self._faults(resolver, own))
 
@@ -269,6 +272,14 @@ class Worker:
         self._tell_supervisor({"op": "detach", "link": link, "client": client}, [])
         for key in [key for key in list(self._holds) if key[:2] == (link, client)]:
             self._let_go(key)
+        own = self._own.pop((link, client), -1)
+        if own in self._selector.get_map():
+            self._selector.unregister(own)
+        if link in self._resolvers:  # what I have read and not resolved is for others, where there are any
+            resolver = self._resolvers[link]
+            with contextlib.suppress(OSError):
+                _uffd.wake(self._state.uffds[link, client], resolver.base, -(-resolver.size // PAGE) * PAGE)
+            resolver.arena.drop(own)
         leave(self._state, link, client)
         if link not in self._state.links and link in self._resolvers:
             self._resolvers.pop(link).close()
