@@ -10,10 +10,13 @@ before it in the queue explain is none: otherwise a deep queue would look like a
 
 A rate is measured as in packet trains (Keshav, SIGCOMM 1991; Dovrolis et al., INFOCOM 2001). A receive that had to
 wait leaves the socket's buffer empty. So what came between the ends of two such receives is what the network
-delivered in just that time; what a receive finds there without waiting shows the speed of memory. A wait of about
-a round trip is the pause between two flights of slow start: a span made up of such proves a line fast, never slow.
-Where receives hardly ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good
+delivered in just that time; what a receive finds there without waiting shows the speed of memory. Where receives hardly ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good
 enough.
+
+A high rate proves the line fast; a low one need not prove it slow. Slow start sends little at first, and so does a
+server that paces what it sends by what it sent before (BBR: over a line of 109 MB/s, warm connections brought bodies of
+64 KiB at 5 to 11). So a rate below what is believed counts only where the pipe was full: when the rate of three round
+trips after the other grew by less than a quarter, which is BBR's own sign for it (section 4.3 of the same article).
 """
 
 from __future__ import annotations
@@ -28,12 +31,16 @@ SPAN = 40 * 1024
 of 64 KiB has so many behind its first receive."""
 WAITS = 3
 """Receives that waited in such a span, at least."""
-SLOW_START = 5
-"""Round trips after which its flights are longer than a span."""
+FLAT, GROWTH = 3, 1.25
+"""Round trips in which a rate grew by less than this factor: the pipe was full."""
 
 NEARBY = 0.002
 """Seconds: a longer round trip is of no line so fast that receives don't wait. The lower bound is not asked there: a
 reader held up for a while would find bytes of a longer time than we know of."""
+
+LEAST_SPAN = 0.01
+"""Seconds that it is measured over, at least. A thread that waits for the GIL finds what came meanwhile (5 ms, of two
+such threads) at memory's speed, and seems to have waited for it: over less time such rates were 10 times the line's."""
 
 LEAST_SUM = 0.02
 """Seconds that the rate of all connections is measured over, at least: what waits in several sockets' buffers may
@@ -56,11 +63,10 @@ class Link:
         "_history",
         "_last",
         "_mark",
-        "_pause",
         "_rates",
-        "_sums",
         "_total",
         "_trips",
+        "full_at",
         "bandwidth",
         "round_trip",
     )
@@ -71,12 +77,12 @@ class Link:
         self.bandwidth = PRIOR_BANDWIDTH
         """Bytes/s."""
         self._trips: deque[float] = deque(maxlen=RECENT)
-        self._rates: deque[float] = deque(maxlen=RECENT)  # of single connections
-        self._sums: deque[float] = deque(maxlen=RECENT)  # of all together
+        self._rates: deque[float] = deque(maxlen=RECENT)
         self._total = 0  # bytes received ever
         self._last = 0.0  # when the last of them came
         self._mark = (0.0, 0)  # when the present sum began, and the total then
-        self._pause = 0.0  # those in the present sum
+        self.full_at = -1.0
+        """When a connection was last seen to fill its pipe."""
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=64)  # totals, every quarter of a round trip
 
     @property
@@ -94,7 +100,7 @@ class Link:
                 return  # it queued behind our own bytes
         trips.append(seconds)
         self.round_trip = max(1e-6, min(trips.copy()))
-        if not self._rates and not self._sums:
+        if not self._rates:
             self.bandwidth = max(PRIOR_BANDWIDTH, PRIOR_PRODUCT / self.round_trip)
 
     def train(self) -> Train:
@@ -106,44 +112,54 @@ class Link:
         self._total += count
         pause, self._last = ended - self._last, ended
         if pause > 2 * max(self.round_trip, LEAST_SUM) or pause < 0:
-            self._mark, self._pause = (ended, self._total), 0.0
+            self._mark = (ended, self._total)
             return
-        if 4 * pause > self.round_trip:
-            self._pause += pause  # about a round trip: nothing was asked for
         if ended - self._history[-1][0] > self.round_trip / 4:
             self._history.append((ended, self._total))
         elapsed = ended - self._mark[0]
-        if waited and elapsed >= LEAST_SUM:
+        if waited and elapsed >= max(LEAST_SUM, self.round_trip):
             rate = (self._total - self._mark[1]) / elapsed
-            if 2 * self._pause < elapsed or rate > self.bandwidth:
-                self._note(self._sums, rate)
-            self._mark, self._pause = (ended, self._total), 0.0
+            if rate > self.bandwidth or self.full_at >= self._mark[0]:
+                self.rate(rate)
+            self._mark = (ended, self._total)
 
     def rate(self, value: float) -> None:
-        """A connection's bytes came at this rate."""
-        self._note(self._rates, value)
+        """Bytes came at this rate, which is high, or all that the line has.
 
-    def _note(self, rates: deque[float], value: float) -> None:
-        rates.append(value)
-        self.bandwidth = max(1.0, _second(self._rates), _second(self._sums))
+        The second largest of the recent ones is believed, as one outlier is none of the line's doing.
+        """
+        self._rates.append(value)
+        self.bandwidth = max(1.0, sorted(self._rates.copy())[-2:][0])
 
 
-def _second(rates: deque[float]) -> float:
-    """The second largest, as one outlier is none of the line's doing; a single one is all that is known."""
-    return sorted(rates.copy())[-2:][0] if rates else 0.0
+class Full:
+    """Whether a rate, told once a round trip, has stopped growing."""
+
+    __slots__ = ("_best", "_flat")
+
+    def __init__(self) -> None:
+        self._best = 0.0
+        self._flat = 0
+
+    def is_at(self, rate: float) -> bool:
+        if rate > GROWTH * self._best:
+            self._best, self._flat = rate, 0
+        else:
+            self._flat += 1
+        return self._flat >= FLAT
 
 
 class Train:
     """The receives of one body."""
 
-    __slots__ = ("_began", "_bytes", "_link", "_looked", "_mark", "_pause", "_total", "_waits")
+    __slots__ = ("_began", "_bytes", "_full", "_link", "_looked", "_mark", "_total", "_waits")
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._began = -1.0
         self._mark = -1.0  # the end of a receive that waited; since then:
         self._bytes = self._waits = 0
-        self._pause = 0.0  # waits of about a round trip
+        self._full = Full()
         self._total = 0
         self._looked = 0  # at this total, at the lower bound
 
@@ -162,16 +178,15 @@ class Train:
         if waited:
             if self._mark >= 0:
                 self._waits += 1
-                if 4 * wait > link.round_trip:
-                    self._pause += wait
                 elapsed = ended - self._mark
-                if self._bytes < SPAN or self._waits < WAITS or elapsed <= 0:
+                if self._bytes < SPAN or self._waits < WAITS or elapsed < max(LEAST_SPAN, link.round_trip):
                     return
                 rate = self._bytes / elapsed
-                steady = 2 * self._pause < elapsed or ended - self._began > SLOW_START * link.round_trip
-                if steady or rate > link.bandwidth:
+                if self._full.is_at(rate):
+                    link.full_at = ended
+                if rate > link.bandwidth:
                     link.rate(rate)
-            self._mark, self._bytes, self._waits, self._pause = ended, 0, 0, 0.0
+            self._mark, self._bytes, self._waits = ended, 0, 0
         elif self._total - self._looked >= 4 * SPAN and link.round_trip < NEARBY:
             self._looked = self._total
             # What was there when reading began was asked for a round trip before.

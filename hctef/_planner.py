@@ -49,6 +49,11 @@ SPLIT_MOST = 4
 starts slowly, and the line waits for none of them. Where a server gives each connection a share, 4 have four."""
 
 
+NEARBY = 0.002
+"""Seconds. Where a round trip is shorter, handing a transfer to another thread costs more than what it brings behind the
+reader's own bytes."""
+
+
 class Cancelled(Exception):
     """The file was closed, or the reader that asked for these bytes gave up."""
 
@@ -198,9 +203,14 @@ class Planner:
             return
         self.stats.misses += 1
         mine = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
-        behind = (*(claim for claim in urgent if claim not in mine), *behind)
-        if mine or behind:
-            yield FetchPlan(claims=mine, background=behind)
+        rest = (*(claim for claim in urgent if claim not in mine), *behind)
+        if self.link.round_trip < NEARBY or any(claim.stop <= wanted.stop for claim in mine):
+            if mine or rest:
+                yield FetchPlan(claims=mine, background=rest)
+                self._raise_first(mine)
+        else:
+            yield FetchPlan(background=(*mine, *rest))
+            yield FetchPlan(wait=tuple(claim.wait_for(min(wanted.stop, claim.stop)) for claim in mine))
             self._raise_first(mine)
         yield from self.fetch([wanted])
         self.policy.waited(self.clock() - began)
@@ -213,7 +223,12 @@ class Planner:
         urgent: tuple[Claim, ...] = ()
         if missing:
             block = align(min(advice.block.start, wanted.start), max(advice.block.stop, wanted.stop), self.size)
-            urgent = self._claim(self._gaps.unclaimed(*block), urgent=True)
+            if self.link.round_trip < NEARBY:
+                urgent = self._claim(self._gaps.unclaimed(*block), urgent=True)
+            else:  # the reader's own bytes first: a server that starts slowly sends the rest a round trip later
+                first = wanted.start - wanted.start % PAGE
+                urgent = self._claim(self._gaps.unclaimed(first, block.stop), urgent=True)
+                urgent += self._claim(self._gaps.unclaimed(block.start, first))
         for offset in advice.traps:
             page = offset - offset % PAGE
             if not self.pages.resident(page, page + 1):
@@ -376,7 +391,7 @@ class Planner:
         wishes, policy = self._wishes, self.policy
         if wishes.count >= max(1, self.options.max_connections - 1) or wishes.bytes >= policy.in_flight:
             return None  # one connection is left to the readers
-        piece = wishes.pop(self._gaps, policy.piece)
+        piece = wishes.pop(self._gaps, policy.piece_of(wishes.count))
         if piece is None:
             return None
         claim = self.cache.claim(next(self._gaps.extents([piece])))

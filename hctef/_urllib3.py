@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import urllib3
@@ -40,9 +41,8 @@ _pools: dict[str, urllib3.PoolManager] = {}
 _pools_lock = threading.Lock()
 
 
-def shared_pool(url: str) -> urllib3.PoolManager:
-    """The process's pool for `url`, or for the proxy that the environment names for it."""
-    proxy = environment_proxy(url)
+def shared_pool(proxy: str) -> urllib3.PoolManager:
+    """The process's pool for requests by `proxy`, a URL, or by none."""
     with _pools_lock:
         pool = _pools.get(proxy)
         if pool is None:
@@ -73,11 +73,32 @@ class Urllib3Transport:
     def __init__(self, options: Options) -> None:
         self.pool: urllib3.PoolManager | None = options.pool
         self.timeout = pool_timeout(options.timeout)
+        self._hosts: dict[str, urllib3.HTTPConnectionPool | None] = {}
 
     def exchange(self) -> Urllib3Exchange:
         return Urllib3Exchange(self)
 
+    def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """Send a request. The ways to a server are looked up once: that takes as long as the request itself."""
+        slash = url.find("/", 8)
+        origin = url[:slash]
+        if origin not in self._hosts:
+            self._find(origin)
+        host = self._hosts[origin]
+        options: dict[str, Any] = {"preload_content": False, "decode_content": False, "redirect": False}
+        options |= {"headers": headers, "retries": _ONCE, "timeout": self.timeout}
+        if host is not None:
+            return host.urlopen(method, url[slash:], assert_same_host=False, **options)
+        pool = self.pool or shared_pool(environment_proxy(url))
+        return pool.request(method, url, **options)
+
+    def _find(self, origin: str) -> None:
+        """A caller's pool, and a proxy's, are asked for each request."""
+        direct = self.pool is None and not environment_proxy(origin)
+        self._hosts[origin] = shared_pool("").connection_from_url(origin) if direct else None
+
     def after_fork(self) -> None:
+        self._hosts.clear()
         if self.pool is not None:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
 
@@ -103,18 +124,8 @@ class Urllib3Exchange:
     def send(self, request: Send) -> Head:
         self.drop()
         self._method = request.method
-        pool = self._transport.pool or shared_pool(request.url)
         try:
-            self._response = pool.request(
-                request.method,
-                request.url,
-                headers=request.headers,
-                preload_content=False,
-                decode_content=False,
-                redirect=False,
-                retries=_ONCE,
-                timeout=self._transport.timeout,
-            )
+            self._response = self._transport.open(request.method, request.url, request.headers)
         except (HTTPError, OSError, ValueError) as error:
             raise translate(error) from error
         headers = {name.lower(): value for name, value in self._response.headers.items()}
@@ -143,6 +154,7 @@ class Urllib3Exchange:
                 return len(data)
             count: int = body.fp.readinto1(room[: body.length])
             body.length -= count
+            response.length_remaining = body.length  # else urllib3 takes the body for cut, and closes
             if not body.length:
                 body.read(0)  # the end: the connection is free
         except (HTTPError, OSError, ValueError, AttributeError) as error:  # AttributeError: aborted by another thread
@@ -155,8 +167,6 @@ class Urllib3Exchange:
         if response is None:
             return
         left = response.length_remaining
-        if left is not None and response._fp is not None:
-            left = response._fp.length or 0  # what `receive_into` took is not known to urllib3
         if response.status < 200 or response.status in (204, 304) or self._method == "HEAD":
             left = DRAIN_BYTES + 1  # http.client reads no body of these: what came would pass for the next response
         with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
