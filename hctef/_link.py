@@ -47,10 +47,11 @@ LEAST_SUM = 0.02
 come in a burst of memory's speed."""
 
 PRIOR_ROUND_TRIP = 0.03
-PRIOR_BANDWIDTH = 128e6
-PRIOR_PRODUCT = 512 * 1024
-"""Seconds, bytes/s, bytes: what is assumed before anything was measured. Too high is better than too low: who asks for
-little learns little. Where a round trip is short the line is fast: it is a machine nearby."""
+PRIOR_PRODUCT = 2 * 1024 * 1024
+FASTEST = 2e9
+"""Seconds, bytes, bytes/s: what is assumed before anything was measured. A round trip is worth what a connection may have
+in flight, 3 MiB where the receiver's buffer is Linux's largest (net.ipv4.tcp_rmem), whether the line is long or short,
+and no line is faster than loopback. Too high is better than too low: who asks for little learns little."""
 
 RECENT = 16
 """Round trips and rates remembered."""
@@ -74,7 +75,7 @@ class Link:
     def __init__(self) -> None:
         self.round_trip = PRIOR_ROUND_TRIP
         """Seconds from a request to the head of its response."""
-        self.bandwidth = PRIOR_BANDWIDTH
+        self.bandwidth = PRIOR_PRODUCT / PRIOR_ROUND_TRIP
         """Bytes/s."""
         self._trips: deque[float] = deque(maxlen=RECENT)
         self._rates: deque[float] = deque(maxlen=RECENT)
@@ -101,7 +102,7 @@ class Link:
         trips.append(seconds)
         self.round_trip = max(1e-6, min(trips.copy()))
         if not self._rates:
-            self.bandwidth = max(PRIOR_BANDWIDTH, PRIOR_PRODUCT / self.round_trip)
+            self.bandwidth = min(FASTEST, PRIOR_PRODUCT / self.round_trip)
 
     def train(self) -> Train:
         """What to tell about the body that follows."""
