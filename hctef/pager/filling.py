@@ -77,12 +77,20 @@ class FillingArena:
         """Hand over whole pages `[start, stop)`, which lie at `offset` of `data`, but for one that is watched."""
         if self._watched:
             for page in sorted(page for page in list(self._watched) if start <= page < stop):
-                self._watched.discard(page)
                 at = page - start + offset
-                self.withheld[page] = bytes(data[at : at + PAGE])
-                self._send(start, page, data, offset)
-                offset, start = at + PAGE, page + PAGE
+                if self._withhold(page, bytes(data[at : at + PAGE])):
+                    self._send(start, page, data, offset)
+                    offset, start = at + PAGE, page + PAGE
         self._send(start, stop, data, offset)
+
+    def _withhold(self, page: int, data: Buffer) -> bool:
+        """Keep a page back, unless it is no longer watched: whoever unwatches it looks here only once."""
+        with self._guard:
+            if page not in self._watched:
+                return False
+            self._watched.discard(page)
+            self.withheld[page] = data
+            return True
 
     def _send(self, start: int, stop: int, data: Buffer, offset: int) -> None:
         if start < stop:
@@ -109,10 +117,7 @@ class FillingArena:
     def publish(self, start: int, stop: int) -> None:
         for page in [page for page in list(self._staged) if start <= page < stop]:
             self._staged.discard(page)
-            if page in self._watched:
-                self._watched.discard(page)
-                self.withheld[page] = self.bytes[page : page + PAGE].ljust(PAGE, b"\0")
-            else:
+            if page not in self._watched or not self._withhold(page, self.bytes[page : page + PAGE].ljust(PAGE, b"\0")):
                 self._copy_from(page, page + PAGE, self._staging + page)
             self.bytes.madvise(mmap.MADV_DONTNEED, page, PAGE)
 
@@ -130,13 +135,11 @@ class FillingArena:
 
     def unwatch(self, start: int, stop: int) -> None:
         start -= start % PAGE
-        for page in [page for page in list(self._watched) if start <= page < stop]:
-            self._watched.discard(page)
-        pages = [page for page in list(self.withheld) if start <= page < stop]
-        for page in pages:
-            data = self.withheld.pop(page, None)
-            if data is not None:
-                self._send(page, page + PAGE, data, 0)
+        with self._guard:
+            self._watched -= {page for page in self._watched if start <= page < stop}
+            found = {page: self.withheld.pop(page) for page in list(self.withheld) if start <= page < stop}
+        for page, data in found.items():
+            self._send(page, page + PAGE, data, 0)
 
     # whoever is blocked
 
