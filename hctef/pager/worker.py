@@ -273,11 +273,12 @@ class Worker:
         for key in [key for key in list(self._holds) if key[:2] == (link, client)]:
             self._let_go(key)
         own = self._own.pop((link, client), -1)
-        if own in self._selector.get_map():
-            self._selector.unregister(own)
-        if link in self._resolvers:  # what I have read and not resolved is for others, where there are any
-            resolver = self._resolvers[link]
-            with contextlib.suppress(OSError):
+        resolver = self._resolvers.get(link)
+        if resolver is not None:
+            if own in resolver.arena.uffds:  # else it was dropped before, and its number may be another's
+                with contextlib.suppress(KeyError, ValueError):
+                    self._selector.unregister(own)
+            with contextlib.suppress(OSError):  # what I have read and not resolved is for others, where there are any
                 _uffd.wake(self._state.uffds[link, client], resolver.base, -(-resolver.size // PAGE) * PAGE)
             resolver.arena.drop(own)
         leave(self._state, link, client)
