@@ -1,19 +1,19 @@
 """FaultingArena: a file's address range whose absent pages are filled when they are touched.
 
-A memfd, mapped read-only and shared, registered with userfaultfd before anybody sees it. The kernel blocks a thread that
-touches an absent page; the pager, a process of its own, fills the page (UFFDIO_COPY) and the thread goes on. This
+A memfd, mapped read-only and shared, registered with userfaultfd before anybody sees it. The kernel blocks a thread
+that touches an absent page; the pager, a process of its own, fills the page (UFFDIO_COPY) and the thread goes on. This
 process fills only what it has already when the arena is made (`populate`).
 
 What keeps a hole from ever being read as zeros:
 - The descriptor of userfaultfd stays open until the mapping is gone. The mapping is gone when Python's mmap object is,
-  and that lives as long as any view of it: `_mappings` closes the descriptor then, and not before.
+  and that lives as long as any view of it: `_gone` closes the descriptor then, and not before.
 - A forked child does not inherit the mapping (MADV_DONTFORK). `_after_fork_in_child` maps the memfd at the same address
-  again and registers it with a descriptor of the child's own; where that fails, nothing is there, and a touch is SIGSEGV.
+  again and registers it with a descriptor of the child's own. Where that fails, nothing is there, and a touch is
+  SIGSEGV. Where something else is there already, which a view would show, the child ends at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import weakref
@@ -22,7 +22,10 @@ from collections.abc import Callable, Iterable
 from hctef import _uffd
 from hctef._arena import Buffer
 from hctef._ranges import PAGE, ByteRange
-from hctef._shared_memory import address, do_not_fork, map_again, memfd, punch, shared
+from hctef._shared_memory import address, below, do_not_fork, memfd, not_garbage, punch, replace, reserve, shared
+
+CLEARANCE = 64 << 30
+"""Bytes of address space kept free above each mapping, of the 128 TiB that x86-64 has."""
 
 
 class Mapping:
@@ -38,7 +41,9 @@ class Mapping:
         self.uffd = -1
         self.memfd = memfd("arena", self.length)
         try:
-            self.bytes = shared(self.memfd, size, writable=False)
+            with below(CLEARANCE):
+                self.bytes = shared(self.memfd, size, writable=False)
+            not_garbage(self.bytes)
             self.base = address(self.bytes)
             self._register()
         except BaseException:
@@ -56,16 +61,19 @@ class Mapping:
         self.uffd, self.mode = opened.fd, opened.mode
         self.features = opened.features - ({"poison"} - can)
 
+    def reserve(self) -> None:
+        """In a forked child: keep everything else away from the address. Raises OSError: something is there already."""
+        reserve(self.base, self.length)
+
     def rearm(self) -> None:
-        """In a forked child: map it where it was. Raises OSError: it cannot be; then nothing is there."""
+        """After `reserve`: map it where it was. Raises OSError: it cannot be, and a touch is a SIGSEGV."""
         os.close(self.uffd)  # the parent's
         self.uffd = -1
         try:
-            map_again(self.base, self.length, self.memfd)
+            replace(self.base, self.length, self.memfd)
             self._register()
         except BaseException:
-            with contextlib.suppress(OSError):
-                map_again(self.base, self.length, None)
+            replace(self.base, self.length, None)
             raise
 
     def close(self) -> None:
@@ -155,17 +163,28 @@ def _gone(reference: weakref.ref[mmap.mmap]) -> None:
 
 
 def _after_fork_in_child() -> None:
-    alive = []
-    for mapping in mappings():
+    alive, before = [], mappings()
+    for mapping in before:  # all of them first: what follows takes memory
+        try:
+            mapping.reserve()
+        except OSError as error:
+            _say(
+                f"the address of a view of a remote file is taken in this forked process, which ends: {error.strerror}"
+            )
+            os.abort()  # rather than show what is there
+    for mapping in before:
         try:
             mapping.rearm()
         except OSError as error:
-            line = f"hctef: a view of a remote file is not there in this forked process: {error.strerror}\n"
-            os.write(2, line.encode())
+            _say(f"a view of a remote file is not there in this forked process: {error.strerror}")
         else:
             alive.append(mapping)
     for tell in rearmed:
         tell(alive)
+
+
+def _say(what: str) -> None:
+    os.write(2, f"hctef: {what}\n".encode())
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,6 +5,7 @@ Linux only, and imported only where demand paging is wanted.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -16,7 +17,7 @@ _UNTRACKED = {"trackfd": False} if sys.version_info >= (3, 13) else {}  # no sec
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; the os module has no fallocate with flags
 
 _NOWHERE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE; mmap has it from 3.13 on
-_FIXED_NOREPLACE = 0x100000
+_FIXED, _FIXED_NOREPLACE = 0x10, 0x100000
 _DONTFORK = 10
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -57,6 +58,15 @@ def address(owner: object) -> int:
         ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
 
 
+def not_garbage(owner: object) -> None:
+    """Have the garbage collector leave an object alone, that refers to none: it goes when its last reference goes.
+
+    Else the collector runs a weak reference's callback as soon as it finds a circle that holds the object: before the
+    finalizers in the circle, which may use it.
+    """
+    ctypes.pythonapi.PyObject_GC_UnTrack(ctypes.py_object(owner))
+
+
 def punch(fd: int, start: int, length: int) -> None:
     """Give the pages of a range of a memfd back to the system: whoever maps them finds them absent. Raises OSError."""
     offsets = ctypes.c_int64(start), ctypes.c_int64(length)
@@ -81,20 +91,43 @@ def populated(fd: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield begin, start
 
 
+@contextlib.contextmanager
+def below(size: int) -> Iterator[None]:
+    """What is mapped in here leaves the next `size` bytes of address space free, where there are as many.
+
+    The kernel takes the highest room that fits. A child that does not inherit a mapping has room there: were it the
+    highest, the child's own memory would be there before the mapping is put back.
+    """
+    try:
+        filler = _map(None, size, 0, _NOWHERE, -1)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        _libc.munmap(ctypes.c_void_p(filler), ctypes.c_size_t(size))
+
+
 def check_address_space(size: int) -> None:
     """Raises OSError: this process may not have `size` bytes of address space more."""
     _libc.munmap(ctypes.c_void_p(_map(None, size, 0, _NOWHERE, -1)), ctypes.c_size_t(size))
 
 
-def map_again(at: int, size: int, fd: int | None) -> None:
-    """Map a memfd read-only, or, for None, nothing that can be touched, at an address that must be free. Raises OSError."""
-    if fd is None:
-        found = _map(at, size, 0, _NOWHERE | _FIXED_NOREPLACE, -1)
-    else:
-        found = _map(at, size, mmap.PROT_READ, mmap.MAP_SHARED | _FIXED_NOREPLACE, fd)
+def reserve(at: int, size: int) -> None:
+    """Have nothing that can be touched at an address. Raises OSError: it is not free."""
+    found = _map(at, size, 0, _NOWHERE | _FIXED_NOREPLACE, -1)
     if found != at:  # a kernel before 4.17 takes the address for a hint
         _libc.munmap(ctypes.c_void_p(found), ctypes.c_size_t(size))
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def replace(at: int, size: int, fd: int | None) -> None:
+    """Map a memfd read-only, or, for None, what `reserve` does, in place of what is there. Raises OSError."""
+    if fd is None:
+        _map(at, size, 0, _NOWHERE | _FIXED, -1)
+    else:
+        _map(at, size, mmap.PROT_READ, mmap.MAP_SHARED | _FIXED, fd)
 
 
 def _map(at: int | None, size: int, prot: int, flags: int, fd: int) -> int:  # mmap(2)'s own

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from hctef._arena import Arena
 from hctef._ranges import ByteRange, checked_range
 from hctef._remote import Remote
 
@@ -19,26 +21,60 @@ if TYPE_CHECKING:
 READ_ONLY = "a RemoteBuffer is read-only"
 
 
+_exports: dict[int, tuple[memoryview, weakref.ref[Remote], Interval | None]] = {}
+"""By `id(view)`: what `__buffer__` handed out and `__release_buffer__` has not taken back.
+
+The garbage collector may clear an exporter before it takes its view back: what is to be unpinned stands here, not
+there. And it must not come upon the view itself: before CPython 3.12.7 it clears memoryviews that are in use
+(gh-77894), and the process crashes.
+"""
+
+
+def export(remote: Remote, arena: Arena, start: int, stop: int, pin: Interval | None = None) -> memoryview:
+    """What a `__buffer__` returns: `[start, stop)` of an arena. `pin` is let go when `take_back` gets it."""
+    view = arena.view(start, stop)
+    _exports[id(view)] = view, weakref.ref(remote), pin
+    return view
+
+
+def take_back(view: memoryview) -> None:
+    """What a `__release_buffer__` does."""
+    _, reference, pin = _exports.pop(id(view))
+    view.release()
+    remote = reference()
+    if remote is not None:
+        remote.unpin(pin)
+
+
 class _Pinned:
     """Exports a range, and unpins it when the last view of it is gone."""
 
-    def __init__(self, remote: Remote, extent: ByteRange, pin: Interval | None) -> None:
-        self._remote, self._extent, self._pin = remote, extent, pin
+    def __init__(self, remote: Remote, arena: Arena, extent: ByteRange, pin: Interval | None) -> None:
+        self._remote, self._arena, self._extent, self._pin = remote, arena, extent, pin
 
     def __buffer__(self, flags: int, /) -> memoryview:
         if flags & inspect.BufferFlags.WRITABLE:
             raise BufferError(READ_ONLY)
-        return self._remote.planner.arena.view(*self._extent)
+        pin, self._pin = self._pin, None
+        return export(self._remote, self._arena, *self._extent, pin)
 
     def __release_buffer__(self, view: memoryview, /) -> None:
-        view.release()
-        pin, self._pin = self._pin, None
-        self._remote.unpin(pin)
+        take_back(view)
 
 
-def pinned_view(remote: Remote, extent: ByteRange, pin: Interval | None) -> memoryview:
-    """A read-only view of a resident extent, which takes over its pin."""
-    return memoryview(_Pinned(remote, extent, pin))
+def pinned_view(remote: Remote, arena: Arena, extent: ByteRange, pin: Interval | None) -> memoryview:
+    """A read-only view of an extent that is resident in `arena`; it takes over its pin."""
+    return memoryview(_Pinned(remote, arena, extent, pin))
+
+
+def loaded_view(remote: Remote, extent: ByteRange) -> memoryview:
+    """A read-only view of an extent, which is fetched first, and stays while the view lives."""
+    while True:
+        arena = remote.planner.arena
+        pin = remote.load(*extent)
+        if remote.planner.arena is arena:
+            return pinned_view(remote, arena, extent, pin)
+        remote.unpin(pin)  # the pager took over meanwhile
 
 
 def array_extent(
@@ -66,4 +102,6 @@ def array_over(view: memoryview, kind: np.dtype[Any], dims: tuple[int, ...], ord
     """A read-only array over a view, which it keeps."""
     import numpy as np  # noqa: PLC0415  # as above
 
-    return np.ndarray(dims, kind, buffer=view, order="C" if order == "C" else "F")
+    # Of `view` itself np.ndarray would keep what it is a view of, and let go of the view, and of its pin.
+    source = np.frombuffer(view, "u1") if len(view) else view
+    return np.ndarray(dims, kind, buffer=source, order="C" if order == "C" else "F")

@@ -17,7 +17,7 @@ from hctef._ranges import PAGE, checked_range
 from hctef._reader import SHIFT, SLOTS
 from hctef._remote import CLOSED, Remote
 from hctef._sync_reader import SyncReader
-from hctef._views import array_extent, array_over, pinned_view
+from hctef._views import READ_ONLY, array_extent, array_over, export, loaded_view, take_back
 from hctef.exceptions import PagerError
 from hctef.http_file import HttpFile
 
@@ -33,6 +33,7 @@ _HINTS = {
     getattr(mmap, "MADV_RANDOM", 1): "random",
     getattr(mmap, "MADV_SEQUENTIAL", 2): "sequential",
 }
+_PART = "take buf.view(a, b), a part of it"
 _FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
 _FIND_BYTES_MOST = 4 * 1024 * 1024
 
@@ -41,14 +42,17 @@ class RemoteBuffer(SyncReader):
     """The bytes behind an http(s) URL, as a read-only `mmap.mmap` has a file's. Opens on construction.
 
     `buf[a:b]` is bytes; `view(a, b)`, `array(…)`, `memoryview(buf)`, `np.frombuffer(buf)` are views without a copy.
-    What is
-    touched is fetched by Range requests, each byte at most once. Safe to share between threads.
+    What is touched is fetched by Range requests, each byte at most once. Safe to share between threads.
 
     Where `paging` is 'fault' (Linux with userfaultfd, see `hctef.paging_support`), an export (`memoryview(buf)`,
     `np.frombuffer(buf)`, `array(…)`) fetches nothing: the pages that are touched are fetched then, by a helper process,
     and a touch that cannot be served within `fault_timeout` seconds is a SIGBUS, as with an mmap whose disk fails.
     Where it is 'fill', an export fetches all of the buffer first, up to `max_export_bytes`. `view(a, b)` fetches its
     range before it returns, in both.
+
+    A thread that touches an absent page may hold the GIL while it waits: a server, a proxy or an event loop in a thread
+    of the same process cannot answer it then. Fetch what is touched there first (`view`, `prefetch`), or take
+    `paging='fill'`; docs/pager.md says more.
 
     Args:
         url: an http(s) URL, or a callable that returns one and is asked again when the server says that it has expired.
@@ -240,9 +244,8 @@ class RemoteBuffer(SyncReader):
 
     def madvise(self, option: int, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """As `mmap.madvise`: MADV_WILLNEED prefetches in the background, MADV_DONTNEED evicts, MADV_SEQUENTIAL,
-        MADV_RANDOM and
-        MADV_NORMAL set the readahead. `start` is a multiple of the page size; other advice is taken note of, and
-        nothing done.
+        MADV_RANDOM and MADV_NORMAL set the readahead. `start` is a multiple of the page size; other advice is taken
+        note of, and nothing done.
 
         Raises ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
         """
@@ -274,13 +277,12 @@ class RemoteBuffer(SyncReader):
             HctefNetworkError: the bytes could not be fetched.
         """
         remote = self._open()
-        extent = checked_range(start, stop, remote.size)
-        return pinned_view(remote, extent, remote.load(*extent))
+        return loaded_view(remote, checked_range(start, stop, remote.size))
 
     def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[memoryview]:
         """Views of `(start, stop)` ranges, in their order: near ones in one request, several requests at once."""
         remote = self._open()
-        return [pinned_view(remote, item, remote.load(*item)) for item in self._fetch_ranges(ranges)]
+        return [loaded_view(remote, item) for item in self._fetch_ranges(ranges)]
 
     def array(
         self, dtype: DTypeLike, shape: int | Sequence[int] | None = None, offset: SupportsIndex = 0, order: str = "C"
@@ -299,50 +301,51 @@ class RemoteBuffer(SyncReader):
         """
         remote = self._open()
         kind, dims, extent = array_extent(dtype, shape, offset, order, remote.size)
-        if remote.paging == "fault" and extent.length:
-            return array_over(self._export(remote)[extent.start : extent.stop], kind, dims, order)
-        return array_over(pinned_view(remote, extent, remote.load(*extent)), kind, dims, order)
+        if extent.length and self._pages_by_fault(remote):
+            return array_over(memoryview(self)[extent.start : extent.stop], kind, dims, order)
+        return array_over(loaded_view(remote, extent), kind, dims, order)
 
     def __buffer__(self, flags: int, /) -> memoryview:
         """The buffer protocol (PEP 688): all of the file, read-only; where paging is 'fill', fetched first."""
         if flags & inspect.BufferFlags.WRITABLE:
-            raise BufferError("a RemoteBuffer is read-only")
+            raise BufferError(READ_ONLY)
         remote = self._open()
-        return self._export(remote) if remote.paging == "fault" else self._filled_view(remote)
-
-    def _export(self, remote: Remote) -> memoryview:
-        """All of the file; absent pages are filled when they are touched. Raises PagerError: that cannot be had."""
-        try:
-            remote.page_by_fault()
-        except PagerError:
-            if remote.options.paging == "fault":
-                raise
-            log.warning("paging by fault failed, filling instead", exc_info=True)
-            return self._filled_view(remote)
-        if remote.planner.pager is None:
-            return self._filled_view(remote)  # nothing is absent
-        view = remote.planner.arena.view(0, remote.size)
+        if not self._pages_by_fault(remote):
+            self._fill(remote)
+        view = export(remote, remote.planner.arena, 0, remote.size)
         self._exported = view.obj  # np.ndarray(buffer=buf) keeps this object alone: so this keeps the mapping
         return view
 
-    def _filled_view(self, remote: Remote) -> memoryview:
-        if not self._filled:
-            limit = remote.options.max_export_bytes
-            reason = paging_support().reason if not paging_support() else "the options say so, or do not allow else"
-            hint = f"a view of all of it would be fetched first (paging is 'fill': {reason}): take buf.view(a, b)"
-            if remote.size > limit:
-                raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}")
-            if remote.size > (remote.options.max_resident_bytes or remote.size):
-                raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}")
-            pin = remote.load(0, remote.size)
-            remote.pin_forever()
-            remote.unpin(pin)
-            self._filled = True
-        return remote.planner.arena.view(0, remote.size)
-
     def __release_buffer__(self, view: memoryview, /) -> None:
-        """Its being there makes numpy keep the view, and so the mapping, rather than this object alone."""
-        view.release()
+        """Its being there also makes np.frombuffer keep the view rather than this object alone."""
+        take_back(view)
+
+    def _pages_by_fault(self, remote: Remote) -> bool:
+        """Whether absent pages are filled when they are touched from now on. Raises PagerError: it was asked for."""
+        if remote.paging == "fault":
+            try:
+                remote.page_by_fault()
+            except PagerError as error:
+                if remote.options.paging == "fault":
+                    raise
+                log.warning("demand paging failed, views are filled first from now on: %s", error)
+                remote.paging = "fill"
+        return remote.planner.pager is not None
+
+    def _fill(self, remote: Remote) -> None:
+        """Fetch all of the file, for a view that nobody keeps account of."""
+        if self._filled:
+            return
+        if remote.resident_bytes < remote.size:
+            limit, hint = remote.options.max_export_bytes, f"a view of all of it is fetched first ({_why(remote)})"
+            if remote.size > limit:
+                raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}: {_PART}")
+            if remote.size > (remote.options.max_resident_bytes or remote.size):
+                raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}: {_PART}")
+        pin = remote.load(0, remote.size)
+        remote.pin_forever()
+        remote.unpin(pin)
+        self._filled = True
 
     # cursors on the same pages
 
@@ -376,6 +379,15 @@ class RemoteBuffer(SyncReader):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
             self._release(garbage=True)
+
+
+def _why(remote: Remote) -> str:
+    """Why views are filled first."""
+    if remote.options.paging == "fill":
+        return "paging is 'fill'"
+    support = paging_support()
+    reason = (remote._why_fill() or "it failed before") if support else support.reason
+    return f"paging is 'fill', not by fault: {reason}"
 
 
 def check_paging(options: Mapping[str, Any]) -> None:

@@ -72,7 +72,12 @@ class AsyncRemoteBuffer(AsyncReader):
 
     async def _view(self, extent: ByteRange) -> memoryview:
         remote = self._open()
-        return pinned_view(remote, extent, await self._await(remote.planner.read(*extent, hold=True)))
+        while True:
+            arena = remote.planner.arena
+            pin = await self._await(remote.planner.read(*extent, hold=True))
+            if remote.planner.arena is arena:
+                return pinned_view(remote, arena, extent, pin)
+            remote.unpin(pin)  # the pager took over meanwhile
 
     def cursor(self) -> AsyncHttpFile:
         """A cursor on the same pages, at position 0: no request."""
