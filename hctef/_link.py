@@ -10,8 +10,8 @@ before it in the queue explain is none: otherwise a deep queue would look like a
 
 A rate is measured as in packet trains (Keshav, SIGCOMM 1991; Dovrolis et al., INFOCOM 2001). A receive that had to
 wait leaves the socket's buffer empty. So what came between the ends of two such receives is what the network
-delivered in just that time; what a receive finds there without waiting shows the speed of memory. Where receives hardly ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good
-enough.
+delivered in just that time; what a receive finds there without waiting shows the speed of memory. Where receives
+hardly ever wait (loopback), a body's bytes over the time since its request are a lower bound, and good enough.
 
 A high rate proves the line fast; a low one need not prove it slow. Slow start sends little at first, and so does a
 server that paces what it sends by what it sent before (BBR: over a line of 109 MB/s, warm connections brought bodies of
@@ -49,9 +49,9 @@ come in a burst of memory's speed."""
 PRIOR_ROUND_TRIP = 0.03
 PRIOR_PRODUCT = 2 * 1024 * 1024
 FASTEST = 2e9
-"""Seconds, bytes, bytes/s: what is assumed before anything was measured. A round trip is worth what a connection may have
-in flight, 3 MiB where the receiver's buffer is Linux's largest (net.ipv4.tcp_rmem), whether the line is long or short,
-and no line is faster than loopback. Too high is better than too low: who asks for little learns little."""
+"""Seconds, bytes, bytes/s: what is assumed before anything was measured. A round trip is worth what a connection may
+have in flight, 3 MiB where the receiver's buffer is Linux's largest (net.ipv4.tcp_rmem), whether the line is long or
+short, and no line is faster than loopback. Too high is better than too low: who asks for little learns little."""
 
 RECENT = 16
 """Round trips and rates remembered."""
@@ -67,8 +67,8 @@ class Link:
         "_rates",
         "_total",
         "_trips",
-        "full_at",
         "bandwidth",
+        "full_at",
         "round_trip",
     )
 

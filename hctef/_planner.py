@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -49,9 +50,12 @@ SPLIT_MOST = 4
 starts slowly, and the line waits for none of them. Where a server gives each connection a share, 4 have four."""
 
 
+LONG = 4 * 1024 * 1024
+"""A read of more bytes is fetched and copied out at the same time, so many bytes after so many."""
+
 NEARBY = 0.002
-"""Seconds. Where a round trip is shorter, handing a transfer to another thread costs more than what it brings behind the
-reader's own bytes."""
+"""Seconds. Where a round trip is shorter, handing a transfer to another thread costs more than what it brings behind
+the reader's own bytes."""
 
 
 class Cancelled(Exception):
@@ -241,16 +245,22 @@ class Planner:
 
     def copy(self, start: int, stop: int, piece: int = 0) -> PlanGen[bytes]:
         """The bytes `[start, stop)`, by `copy_into`'s way; `piece`: bytes copied at once, 0: all of a window."""
-        if stop - start <= (piece or stop - start) and stop - start <= self.window:
+        if stop - start <= (piece or LONG) and stop - start <= self.window:
             pin = yield from self.read(start, stop)
             try:
                 whole: bytes = yield Call(lambda: self.arena.bytes[start:stop])
             finally:
                 self.unpin(pin)
             return whole
-        sink = io.BytesIO()  # its value is handed out without another copy
-        yield from self._pieces(start, stop, piece, lambda _, source: sink.write(source))
-        return sink.getvalue()
+        if stop - start < LONG or sys.implementation.name != "cpython":
+            sink = io.BytesIO()  # its value is handed out without another copy
+            yield from self._pieces(start, stop, piece, lambda _, source: sink.write(source))
+            return sink.getvalue()
+        from hctef._raw import FreshBytes  # noqa: PLC0415  # ctypes
+
+        fresh = FreshBytes(stop - start)
+        yield from self._pieces(start, stop, piece, lambda at, source: fresh.put(at - start, source))
+        return fresh.take()
 
     def copy_into(self, target: memoryview, start: int, piece: int = 0) -> PlanGen[None]:
         """Fill `target` (bytes) with what begins at `start`: under a bound on memory window by window."""
@@ -261,9 +271,18 @@ class Planner:
         yield from self._pieces(start, start + len(target), piece, put)
 
     def _pieces(self, start: int, stop: int, piece: int, put: Callable[[int, memoryview], object]) -> PlanGen[None]:
-        """Fetch window by window, each pinned while it is handed to `put(offset, bytes)`, outside of the lock."""
-        for at in range(start, stop, self.window):
-            end = min(stop, at + self.window)
+        """Fetch window by window, each pinned while it is handed to `put(offset, bytes)`, outside of the lock.
+
+        What is long and must be fetched comes behind the copying, in order.
+        """
+        window = self.window
+        if self.options.max_resident_bytes is None and self.pager is None and stop - start > LONG:
+            window = LONG
+            if not self.pages.resident(start, stop):
+                self.arena.expect(*align(start, stop, self.size))
+                self._wishes.push([align(start, stop, self.size)])
+        for at in range(start, stop, window):
+            end = min(stop, at + window)
             pin = yield from self.read(at, end)
             try:
                 for begin in range(at, end, piece or end - at):
@@ -536,7 +555,13 @@ class Planner:
     def _claim(self, gaps: Iterable[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
         """Claim gaps that nobody fetches, and what is worth fetching with them."""
         pieces: list[ByteRange] = []
-        for extent in self._gaps.extents(gaps):
+        gaps = list(gaps)
+        near = 0
+        if len(gaps) > self.options.max_connections:
+            # A request less saves its round trip's share of a connection: worth the bytes between two that cost less.
+            near = int(self.link.product / self.options.max_connections)
+            near = min(near, (self.options.max_resident_bytes or near) // len(gaps))
+        for extent in self._gaps.extents(gaps, near):
             if extent.length >= HUGE_BYTES and self.options.max_resident_bytes is None:
                 self.arena.expect(*extent)
             parts = min(self.options.max_connections, SPLIT_MOST, -(-extent.length // SPLIT_BYTES))

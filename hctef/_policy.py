@@ -65,6 +65,8 @@ ENLARGED = 32
 
 SHORT = 0.01
 """Seconds: where a round trip is shorter, a request may take this long, since each costs some work."""
+LONGEST = 8 * MIB
+"""Bytes: that a request costs nothing more."""
 COLD = 64 * KIB
 """What a new connection carries in a few round trips."""
 
@@ -141,7 +143,7 @@ class Policy:
     def piece(self) -> int:
         """The largest single background request, bytes."""
         link = self._link
-        piece = max(COLD, link.product, min(MIB, link.bandwidth * SHORT))
+        piece = max(COLD, link.product, min(LONGEST, link.bandwidth * SHORT))
         # What is bought comes in smaller ones, so that a reader's request does not wait for long behind them.
         return max(1, int(piece / 2 if self._rents.paying else piece) // COLD) * COLD
 
@@ -350,7 +352,7 @@ class Policy:
     def _worth(self, length: int, chance: float) -> int:
         """How many bytes to have ahead of a run of this length."""
         product = self._link.product
-        most = min(max(MIB, DEEP * product), self._bound / 2)
+        most = min(max(MIB, DEEP * product, 2 * self.piece), self._bound / 2)
         if self._hint == "sequential":
             return int(most)
         ahead, width = 0.0, 32.0 * KIB

@@ -120,7 +120,7 @@ class Remote:
 
     @functools.cached_property
     def paging(self) -> str:
-        """'fault': absent pages of an exported view are filled when they are touched; 'fill': before it is handed out."""
+        """'fault': absent pages of an exported view are filled when touched; 'fill': before it is handed out."""
         if self.options.paging == "auto":
             return "fault" if paging_support() and not self._why_fill() else "fill"
         return self.options.paging

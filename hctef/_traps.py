@@ -1,9 +1,9 @@
 """Traps: pages whose first touch is to be heard of.
 
-A hit takes no lock and tells nobody. Where the policy must hear how far a reader has come, to have the next window under
-way in time, it names a page that is on its way: when that page comes it is withheld (not marked resident, in the pager's
-arena not even handed over), so that the first touch of it takes the slow way, which springs the trap. No request, no
-copy: a sprung trap costs as much as a miss without the network.
+A hit takes no lock and tells nobody. Where the policy must hear how far a reader has come, to have the next window
+under way in time, it names a page that is on its way: when that page comes it is withheld (not marked resident, in the
+pager's arena not even handed over), so that the first touch of it takes the slow way, which springs the trap. No
+request, no copy: a sprung trap costs as much as a miss without the network.
 """
 
 from __future__ import annotations

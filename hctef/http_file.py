@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import tempfile
@@ -257,5 +256,7 @@ class HttpFile(SyncReader, io.BufferedIOBase):
         return self
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
+        try:  # noqa: SIM105  # at the interpreter's end modules may be gone, contextlib among them
             self._release(garbage=True)
+        except Exception:  # noqa: BLE001  # as above
+            pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 import mmap
@@ -377,8 +376,10 @@ class RemoteBuffer(SyncReader):
         self.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
+        try:  # noqa: SIM105  # at the interpreter's end modules may be gone, contextlib among them
             self._release(garbage=True)
+        except Exception:  # noqa: BLE001  # as above
+            pass
 
 
 def _why(remote: Remote) -> str:

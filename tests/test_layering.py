@@ -13,7 +13,7 @@ import hctef
 
 PACKAGE = Path(hctef.__file__).parent
 LAYERS = [
-    ["exceptions", "_ranges", "_memory", "_shared_memory", "_stats"],
+    ["exceptions", "_ranges", "_memory", "_raw", "_shared_memory", "_stats"],
     ["_http", "_pages", "_intervals", "_arena", "_link", "_patterns", "_policy", "_traps", "_repr", "_cursor", "_options", "_retries", "_uffd", "_faulting", "_paging"],
     ["_gaps", "_wishes", "_steps", "_transfer", "_planner", "_opening"],
     ["_drivers", "_async_driver", "_proxies", "_urllib3", "_aiohttp"],

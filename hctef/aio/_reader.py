@@ -172,10 +172,12 @@ class AsyncReader(Reader):
 
     def __del__(self) -> None:
         driver, owner = getattr(self, "_driver", None), getattr(self, "_owner", False)
-        with contextlib.suppress(Exception):  # at the interpreter's end modules may be gone
+        try:  # at the interpreter's end modules may be gone, contextlib among them
             self._release(garbage=True)
             if driver is not None and owner:
                 driver.forget()
+        except Exception:  # noqa: BLE001  # as above
+            pass
 
     def __enter__(self) -> NoReturn:
         raise TypeError(f"use `async with` for {self._kind}")

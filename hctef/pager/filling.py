@@ -1,8 +1,8 @@
 """The pager's side of an arena: it is filled in other processes' memory, and never mapped here.
 
-A mapping of the memfd that is not registered with userfaultfd would make zeros of holes, so bytes go the other way: they
-are copied from this process's memory (`_uffd.copy`) into absent pages of whoever has them mapped. Whole pages are copied
-from the network's own buffer; parts of pages wait in a private mapping until the rest has come (`publish`).
+A mapping of the memfd that is not registered with userfaultfd would make zeros of holes, so bytes go the other way:
+they are copied from this process's memory (`_uffd.copy`) into absent pages of whoever has them mapped. Whole pages are
+copied from the network's own buffer; parts of pages wait in a private mapping until the rest has come (`publish`).
 """
 
 from __future__ import annotations
