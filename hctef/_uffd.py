@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hctef._ranges import PAGE
@@ -62,12 +62,12 @@ class Opened(NamedTuple):
 
 
 def open_uffd(*, user_mode_only: bool = False) -> Opened:
-    """A new descriptor, handshake done: the plain system call, else one for user mode only, else /dev/userfaultfd.
+    """A new descriptor, handshake done: the plain system call, else /dev/userfaultfd, else one for user mode only.
 
     Raises OSError: none of them is allowed or there; its text says what each answered.
     """
     refusals = []
-    for mode, opener in (("full", _open_plain), ("user-mode-only", _open_user_mode), ("full", _open_device)):
+    for mode, opener in (("full", _open_plain), ("full", _open_device), ("user-mode-only", _open_user_mode)):
         if user_mode_only and mode == "full":
             continue
         try:
@@ -87,8 +87,8 @@ def open_uffd(*, user_mode_only: bool = False) -> Opened:
             refusals.append(error)
     if user_mode_only:
         raise refusals[0]
-    plain, user, device = refusals
-    message = f"the system call: {plain.strerror}; for user mode only: {user.strerror}; /dev: {device.strerror}"
+    plain, device, user = refusals
+    message = f"the system call: {plain.strerror}; /dev: {device.strerror}; for user mode only: {user.strerror}"
     raise OSError(plain.errno, message)
 
 
@@ -117,9 +117,9 @@ def _open_device() -> int:
     return fd
 
 
-def _offered(opener: object) -> int:
+def _offered(opener: Callable[[], int]) -> int:
     """The features that the kernel has: a handshake settles them, so that asking takes a descriptor of its own."""
-    fd: int = opener()  # type: ignore[operator]
+    fd = opener()
     try:
         return _handshake(fd, 0)
     finally:
