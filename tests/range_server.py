@@ -316,7 +316,7 @@ class Gate:
 class RangeServer:
     """The server. A context manager; on 127.0.0.1, or `localhost` with TLS."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.files: dict[str, File] = {}
         self.log: list[Request] = []
         self.connections = 0
@@ -350,7 +350,7 @@ class RangeServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A client that went away is what some tests are about."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()

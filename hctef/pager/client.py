@@ -278,7 +278,12 @@ class Client:
     def _turn(self) -> None:
         """Say what is to be said, and hear what comes next."""
         while self._posted:
-            self._take(self._posted.popleft())
+            request = self._posted.popleft()
+            try:
+                self._take(request)
+            except Exception:
+                _settle(request.future, error=PagerError("the pager's client failed: stderr tells how"))
+                raise
         now = time.monotonic()
         if self._links and self._next is None and (self._helpers is None or self._helpers.orphaned):
             if now >= self._again_at:
@@ -519,20 +524,35 @@ class Client:
         self._again_at = time.monotonic() + self._pause
         if self._helpers is not None:  # orphaned, and as good as ever
             return
-        asked, self._asked = list(self._asked.values()), {}
-        for request in asked:
-            if request.future is not None and request.message["op"] == "attach":
-                self._links.pop(request.link.name, None)
+        for request in self._give_up_asking():
             _settle(request.future, error=error)
         if self._links:
             wire.say(f"hctef: {error}; trying again in {self._pause:.2f} s: who touches an absent page waits\n")
         else:
             self._pause = self._again_at = 0.0
 
+    def _give_up_asking(self) -> list[_Request]:
+        """What was asked and not answered. What was never attached is not to be attached later."""
+        asked, self._asked = list(self._asked.values()), {}
+        for request in asked:
+            if request.future is not None and request.message["op"] == "attach":
+                self._links.pop(request.link.name, None)
+        return asked
+
     def _begin_anew(self) -> None:
-        """Something has happened that nobody thought of: no state of a conversation is to be trusted."""
-        self._leave(*self._current())
-        self._failed(PagerError("the pager's client failed: stderr tells how"))
+        """Something has happened that nobody thought of. Who asked is told; the worker serves faults until there is
+        another, whose conversation begins anew."""
+        error = PagerError("the pager's client failed: stderr tells how")
+        for request in self._give_up_asking():
+            _settle(request.future, error=error)
+        if self._next is not None:
+            self._leave(self._next)
+        if self._helpers is not None:
+            self._helpers.orphaned = True
+            self._helpers.sending.clear()
+        self._pause = min(PAUSE_MOST, 2 * self._pause + 0.05)
+        self._again_at = time.monotonic() + self._pause
+        time.sleep(min(self._pause, 1.0))  # it may happen again at once
 
     def _over(self) -> bool:
         """Whether nothing is attached, nothing to be said, and the helpers are gone: the thread ends then."""

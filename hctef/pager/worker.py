@@ -8,6 +8,7 @@ understand ends it: another begins where it was, and wakes whoever waits.
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import os
 import selectors
@@ -285,6 +286,8 @@ class Worker:
         if link not in self._state.links and link in self._resolvers:
             self._resolvers.pop(link).close()
             self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
+            del resolver
+            gc.collect()  # its parts refer to each other: mappings and descriptors would stay for long
 
     def _leave(self, client: int) -> None:
         """A client's process has ended, or closed its end."""
