@@ -152,11 +152,11 @@ def kill(*pids: int) -> None:
 
 @MODES
 @pytest.mark.parametrize("kind", ["gather", "compare"])
-def test_a_hundred_workers_die(url: str, tmp_path: Path, mode: str, kind: str) -> None:
+def test_two_hundred_workers_die(url: str, tmp_path: Path, mode: str, kind: str) -> None:
     """Whoever reads, and holds the GIL or not, reads the right bytes, while extents are evicted too."""
     rng = random.Random(1)
     with Stress(url, tmp_path / "count", kind, mode) as stress:
-        for _ in range(50):  # twice: with the GIL, and without
+        for _ in range(50):  # in each mode, with the GIL and without
             kill(pair(stress.program.pid)[1])
             time.sleep(rng.random() * 0.02)
         stress.goes_on()

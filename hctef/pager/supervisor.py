@@ -29,7 +29,8 @@ from hctef.pager.worker import State, Worker, leave
 QUICK = 1.0
 """A worker that lived for less than these seconds was no success: the next one is forked after a pause."""
 
-PAUSE_MOST = 1.0
+KILLED_PAUSE, FAILED_PAUSE = 0.05, 1.0
+"""The most seconds of it, after a signal and after an error of the worker's own, which may well come again at once."""
 
 
 def main(fd: int) -> None:
@@ -48,12 +49,13 @@ def main(fd: int) -> None:
             pid, control = _fork(state, again=again)
         except OSError as error:  # no more processes, for now
             wire.say(f"hctef: the pager's worker cannot be started: {error}\n")
-            status = -1
+            status = 1 << 8
         else:
             status = _watch(state, pid, control)
         if status == 0:
             return
-        pause = min(PAUSE_MOST, 2 * pause + 0.01) if time.monotonic() - began < QUICK else 0.0
+        most = KILLED_PAUSE if os.WIFSIGNALED(status) else FAILED_PAUSE
+        pause = min(most, 2 * pause + 0.01) if time.monotonic() - began < QUICK else 0.0
         time.sleep(pause)
         again = True
 
