@@ -245,7 +245,10 @@ class AsyncDriver:
 
     async def _transfer(self, claim: Claim) -> None:
         try:
-            await self.run(self.planner.transfer(claim))
+            follows = await self.run(self.planner.transfer(claim))
+            if follows is not None:
+                self._carried.add(follows)
+                self._start(follows)
         finally:
             self._carried.discard(claim)
 

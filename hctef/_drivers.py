@@ -199,7 +199,9 @@ class Driver:
         return future.result()
 
     def _transfer(self, claim: Claim) -> None:
-        self.run(self.planner.transfer(claim))
+        follows = self.run(self.planner.transfer(claim))
+        if follows is not None:  # by way of the queue: what readers wait for comes first
+            self._workers.submit(functools.partial(self._transfer, follows))
 
     def close(self, *, garbage: bool = False) -> None:
         """Stop transfers, sleeps and waits. Returns at once; threads end by themselves.

@@ -47,18 +47,17 @@ class Gaps:
             at = -(-end // PAGE) * PAGE
         return None
 
-    def extents(self, gaps: Iterable[ByteRange], near: int = 0) -> Iterator[ByteRange]:
-        """The requests that fetch the gaps: those less than `near` apart merged, short ones made `least` long.
+    def extents(self, gaps: Iterable[ByteRange]) -> Iterator[ByteRange]:
+        """The requests that fetch the gaps: near ones merged, short ones made `least` long.
 
         Only pages that are absent and not claimed are added: no byte is asked for twice.
         """
         least = self._least
-        near = max(near, least)
         merged: list[ByteRange] = []
         for gap in gaps:
             if (
                 merged
-                and gap.start - merged[-1].stop < near
+                and gap.start - merged[-1].stop < least
                 and self._free_end(merged[-1].stop, gap.start) == gap.start
             ):
                 merged[-1] = ByteRange(merged[-1].start, gap.stop)

@@ -1,30 +1,24 @@
 """Opening a file: one request tells the size and the validator, and brings the bytes that are likely to be read first.
 
-A cold connection brings 14 KB in its first round trip and doubles that in each one after (RFC 6928). So of
-`prefetch_bytes` the opening waits for the 12 KiB nearest to the file's end (or start) only; the rest comes behind the
-reader, in parts that grow with the distance, so that none waits for what is farther off.
+`prefetch_bytes` larger than 64 KiB come as the 64 KiB nearest to the file's end (or start) first and the rest behind
+the reader: a cold connection needs several round trips of slow start for a MiB (RFC 6928), one for little.
 Servers that refuse or ignore suffix ranges are asked for `bytes=0-0`, then for the tail by its positions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 
 from hctef._http import Head, Part, check_version, parse_part, range_header, status_error, suffix_header
-from hctef._planner import NEARBY, Planner
+from hctef._planner import Planner
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import NOTHING, Drop, Fill, PlanGen, Receive, Step
 from hctef._transfer import PIECE, Sink
 from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError
 
-FIRST_BYTES = 12 * 1024
-"""The most that an opening waits for."""
-
-PARTS = (64 * 1024, 256 * 1024)
-"""Distances from the end at which the rest is cut: footers of Parquet and ZIP are read by 64 KiB. Over loopback it is
-not cut, for there a request costs more than what it brings the sooner."""
+FIRST_BYTES = 64 * 1024
+"""The most that an opening waits for: footers of Parquet and ZIP are read by as many."""
 
 
 class Opening:
@@ -144,10 +138,9 @@ class Opening:
             commit(stop)
         more = min(self._options.prefetch_bytes, self._options.max_resident_bytes or planner.size)
         if more > self._want:
-            cuts = [part for part in PARTS if self._want < part < more] if planner.link.round_trip > NEARBY else []
-            for near, far in itertools.pairwise([self._want, *cuts, more]):
-                start, stop = (planner.size - far, planner.size - near) if self._from_end else (near, far)
-                yield from planner.prefetch([ByteRange(max(0, start), max(0, min(stop, planner.size)))], wait=False)
+            rest = ByteRange(planner.size - more, planner.size) if self._from_end else ByteRange(0, more)
+            wanted = ByteRange(max(0, rest.start), min(rest.stop, planner.size))
+            yield from planner.prefetch([wanted], wait=False)
 
     def _hidden_size(self, head: Head, part: Part) -> PlanGen[None]:
         """The server says `*` for the size: take the bytes, and learn it from where they end, or by HEAD."""

@@ -53,6 +53,9 @@ starts slowly, and the line waits for none of them. Where a server gives each co
 LONG = 4 * 1024 * 1024
 """A read of more bytes is fetched and copied out at the same time, so many bytes after so many."""
 
+FLIGHT = 12 * 1024
+"""Bytes that come with the others in the first round trip of slow start."""
+
 NEARBY = 0.002
 """Seconds. Where a round trip is shorter, handing a transfer to another thread costs more than what it brings behind
 the reader's own bytes."""
@@ -208,7 +211,7 @@ class Planner:
         self.stats.misses += 1
         mine = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
         rest = (*(claim for claim in urgent if claim not in mine), *behind)
-        if self.link.round_trip < NEARBY or any(claim.stop <= wanted.stop for claim in mine):
+        if self.link.round_trip < NEARBY or all(claim.stop <= wanted.stop + FLIGHT for claim in mine):
             if mine or rest:
                 yield FetchPlan(claims=mine, background=rest)
                 self._raise_first(mine)
@@ -380,30 +383,29 @@ class Planner:
 
     # transfers
 
-    def transfer(self, claim: Claim | None) -> PlanGen[None]:
-        """Bring a claim's bytes; after one that nobody waited for, what is wished for next.
+    def transfer(self, claim: Claim) -> PlanGen[Claim | None]:
+        """Bring a claim's bytes. Returns the claim to transfer next, where something is wished for.
 
         A failure is left in `claim.error`; the claim is given back whatever happens.
         """
-        while claim is not None:
-            if not claim.open or claim.started:
-                return
-            claim.started = True
+        if not claim.open or claim.started:
+            return None
+        claim.started = True
+        try:
+            yield from self._slots.acquire(claim)
             try:
-                yield from self._slots.acquire(claim)
-                try:
-                    claim.sending = True
-                    yield from self._transfer(claim)
-                finally:
-                    self._slots.release()
-            except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
-                claim.error = error
-                self._wishes.clear()
-                if not isinstance(error, Cancelled):
-                    log.warning("a transfer failed: %s", error)
+                claim.sending = True
+                yield from self._transfer(claim)
             finally:
-                self._give_back(claim)
-            claim = self._next() if claim.behind and not self.closed else None
+                self._slots.release()
+        except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
+            claim.error = error
+            self._wishes.clear()
+            if not isinstance(error, Cancelled):
+                log.warning("a transfer failed: %s", error)
+        finally:
+            self._give_back(claim)
+        return self._next() if claim.behind and not self.closed else None
 
     def _next(self) -> Claim | None:
         """The next piece of what is wished for, claimed, where there is room for another request."""
@@ -555,13 +557,7 @@ class Planner:
     def _claim(self, gaps: Iterable[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
         """Claim gaps that nobody fetches, and what is worth fetching with them."""
         pieces: list[ByteRange] = []
-        gaps = list(gaps)
-        near = 0
-        if len(gaps) > self.options.max_connections:
-            # A request less saves its round trip's share of a connection: worth the bytes between two that cost less.
-            near = int(self.link.product / self.options.max_connections)
-            near = min(near, (self.options.max_resident_bytes or near) // len(gaps))
-        for extent in self._gaps.extents(gaps, near):
+        for extent in self._gaps.extents(gaps):
             if extent.length >= HUGE_BYTES and self.options.max_resident_bytes is None:
                 self.arena.expect(*extent)
             parts = min(self.options.max_connections, SPLIT_MOST, -(-extent.length // SPLIT_BYTES))
@@ -597,7 +593,8 @@ class Planner:
     @property
     def resident_bytes(self) -> int:
         """Bytes of the file that are in memory."""
-        return self.pages.resident_bytes + sum(run.length for run in self._withheld())
+        withheld = sum(run.length for run in self._withheld()) if self._traps else 0
+        return self.pages.resident_bytes + withheld
 
     def resident_ranges(self) -> list[ByteRange]:
         """The runs of bytes that are in memory, whole pages, sorted."""
@@ -620,11 +617,11 @@ class Planner:
         if limit is None or self.pager is not None:  # where there is a pager, it is the one to evict
             return
         limit = max(limit // 2, limit - self.arena.overhead)
-        if self.pages.resident_bytes <= limit:
+        if self.resident_bytes <= limit:
             return
         for victim in self.cache.victims(self.pages):
             self.evict(*victim)
-            if self.pages.resident_bytes <= limit:
+            if self.resident_bytes <= limit:
                 return
 
     def discard(self, start: int, stop: int) -> PlanGen[None]:

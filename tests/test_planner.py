@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from hctef._arena import AnonymousArena
 from hctef._http import Head
+from hctef._intervals import Claim
 from hctef._opening import Opening
 from hctef._options import Options
 from hctef._planner import Planner
@@ -121,7 +122,7 @@ class Loop:
                 self.planner.arena.fill(step.start, step.data)
             case FetchPlan():
                 for claim in step.claims + step.background:
-                    self.start(self.planner.transfer(claim))
+                    self.transfer(claim)
                 waits: list[Future[None]] = [*step.wait, *(claim.wait_for_release() for claim in step.claims)]
                 task.blocked = lambda: all(future.done() for future in waits)
             case Wait():
@@ -130,6 +131,10 @@ class Loop:
                 task.value = step.function()
             case Deliver() | Sleep():
                 task.value = step
+
+    def transfer(self, claim: Claim | None) -> None:
+        if claim is not None:
+            self.start(self.planner.transfer(claim), self.transfer)
 
     def cancel(self, task: Task) -> None:
         """As a KeyboardInterrupt or a cancelled task does: the generator ends where it is."""

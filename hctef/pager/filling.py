@@ -227,8 +227,8 @@ def table_bytes(size: int) -> int:
 
 
 class MirroredPageTable(PageTable):
-    """The pager's own page table, and a copy of it that other processes look at. The copy is a hint: who finds a page in
-    it that was just evicted faults, and gets it."""
+    """The pager's own page table, and a copy of it that other processes look at. The copy is a hint: who finds a page
+    in it that was just evicted faults, and gets it."""
 
     __slots__ = ("_mirror", "came")
 

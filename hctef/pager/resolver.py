@@ -108,8 +108,8 @@ class Resolver:
     # patience
 
     def _came(self, start: int, stop: int) -> None:
-        """Nobody waits for these pages any longer. At once: by the next look they may have been evicted again, and nobody
-        would wait for what was fetched again then, or poisoned at last."""
+        """Nobody waits for these pages any longer. At once: by the next look they may have been evicted again, and
+        nobody would wait for what was fetched again then, or poisoned at last."""
         for page in [page for page in list(self._blocked) if start <= page < stop]:
             self._blocked.pop(page, None)
 
