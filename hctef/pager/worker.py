@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import mmap
 import os
 import selectors
@@ -35,6 +36,10 @@ CALLS = 64
 
 AGAIN_SECONDS = 1.0
 """A file that a new worker could not take over is tried again after these."""
+
+TIDY_SECONDS = 0.5
+"""After a file went, until its parts, which refer to each other, are collected: its transfers have ended by then. Its
+mappings and descriptors would stay until the collector comes of itself, which may be never."""
 
 _Hold = tuple[str, int, int]
 """Link, client, the client's number of it."""
@@ -71,6 +76,7 @@ class Worker:
         """The pin of each hold; until its pages are there, an object that tells one attempt from another."""
         self._holding = threading.Lock()
         self._due: float | None = None
+        self._untidy = False
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._selector.register(supervisor, selectors.EVENT_READ, self._supervisor_gone)
         for client, sock in state.clients.items():
@@ -110,6 +116,9 @@ class Worker:
                 self._take_over(link, again=True)
             except (OSError, MemoryError):
                 waits.append(AGAIN_SECONDS)
+        if self._untidy:
+            self._untidy = False
+            gc.collect()
         self._due = time.monotonic() + min(waits) if waits else None
 
     def _woken(self) -> None:
@@ -286,8 +295,8 @@ class Worker:
         if link not in self._state.links and link in self._resolvers:
             self._resolvers.pop(link).close()
             self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
-            del resolver
-            gc.collect()  # its parts refer to each other: mappings and descriptors would stay for long
+            self._untidy = True
+            self._due = min(self._due or math.inf, time.monotonic() + TIDY_SECONDS)
 
     def _leave(self, client: int) -> None:
         """A client's process has ended, or closed its end."""
