@@ -34,8 +34,8 @@ class Exchange(Protocol):
     def receive(self, limit: int) -> bytes:
         """At least one byte of the body and at most `limit`; b'' at its end."""
 
-    def receive_into(self, room: memoryview) -> int:
-        """The same into `room`, which is not empty. Returns how many bytes came."""
+    def receive_into(self, room: memoryview, *, whole: bool) -> int:
+        """The same into `room`, which is not empty; `whole`: as many as fit. Returns how many bytes came."""
 
     def drop(self) -> None:
         """Put the response away: back into the pool where nothing is left to read, else closed."""
@@ -152,7 +152,9 @@ class Driver:
     def _perform(self, step: Step, exchange: Exchange) -> Any:
         match step:
             case Receive():
-                return exchange.receive(step.limit) if step.into is None else exchange.receive_into(step.into)
+                if step.into is None:
+                    return exchange.receive(step.limit)
+                return exchange.receive_into(step.into, whole=step.whole)
             case Fill():
                 self.planner.arena.fill(step.start, step.data)
             case FetchPlan():

@@ -33,7 +33,7 @@ from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._stats import Stats
 from hctef._steps import Call, Deliver, FetchPlan, Fill, PlanGen, Wait
-from hctef._transfer import PIECE, Requester, Sink, Slots
+from hctef._transfer import NEARBY, PIECE, Requester, Sink, Slots
 from hctef._traps import Traps
 from hctef._wishes import Wishes
 
@@ -55,10 +55,6 @@ LONG = 4 * 1024 * 1024
 
 FLIGHT = 12 * 1024
 """Bytes that come with the others in the first round trip of slow start."""
-
-NEARBY = 0.002
-"""Seconds. Where a round trip is shorter, handing a transfer to another thread costs more than what it brings behind
-the reader's own bytes."""
 
 
 class Cancelled(Exception):
@@ -348,6 +344,12 @@ class Planner:
         urgent, behind = self._consult(ByteRange(at, at + 1), self.clock())
         first = sorted(urgent, key=lambda claim: not claim.start <= at < claim.stop)
         yield FetchPlan(background=(*self._hurry([align(at, at + 1, self.size)]), *first, *behind))
+
+    def coming(self, page: int) -> bool:
+        """Whether a page is on its way already, and nobody wants to hear of its touch: there is nothing to do."""
+        if self._traps and self._traps.touches(page, page + PAGE):
+            return False
+        return any(claim.sending for claim in self.cache.claims(page, page + PAGE))
 
     def stream(self, start: int, stop: int) -> PlanGen[None]:
         """Deliver `[start, stop)` in order. Resident bytes come from memory, others from the network and are not

@@ -40,6 +40,9 @@ from hctef.exceptions import HctefNetworkError, HctefUrlError, RangeRequestsUnsu
 
 log = logging.getLogger("hctef")
 
+NEARBY = 0.002
+"""Seconds. Where a round trip is shorter, the work of this process costs more time than waiting for bytes."""
+
 PIECE = 256 * 1024
 """Bytes asked of the transport at once: beyond that a recv gains nothing, and waiters are served the sooner."""
 
@@ -58,8 +61,9 @@ class Sink:
         self.put, self.room = put, room
         self._staging: memoryview | None = None
 
-    def take(self, at: int, limit: int) -> PlanGen[int]:
-        """Receive at most `limit` bytes, which belong at `at`. Returns how many came, 0 at the body's end."""
+    def take(self, at: int, limit: int, *, whole: bool) -> PlanGen[int]:
+        """Receive at most `limit` bytes, which belong at `at`. Returns how many came, 0 at the body's end. See
+        `Receive` for `whole`."""
         if self.room is None:
             data: bytes = yield Receive(limit)
             if data:
@@ -71,7 +75,7 @@ class Sink:
             if self._staging is None:
                 self._staging = memoryview(bytearray(min(limit, PIECE)))
             into = self._staging[:limit]
-        count: int = yield Receive(len(into), into)
+        count: int = yield Receive(len(into), into, whole)
         if count and not direct:
             yield self.put(at, into[:count])
         return count
@@ -262,7 +266,7 @@ class Requester:
         try:
             while at < stop:
                 began = clock()
-                count = yield from sink.take(at, min(PIECE, stop - at))
+                count = yield from sink.take(at, min(PIECE, stop - at), whole=self.link.round_trip < NEARBY)
                 if not count:
                     raise TransportError(f"the body ended {stop - at} bytes early")
                 train.received(began, clock(), count)

@@ -142,7 +142,7 @@ class Urllib3Exchange:
             raise translate(error) from error
         return data
 
-    def receive_into(self, room: memoryview) -> int:
+    def receive_into(self, room: memoryview, *, whole: bool) -> int:
         response: Any = self._response
         if response is None:
             return 0
@@ -152,7 +152,7 @@ class Urllib3Exchange:
                 data: bytes = response.read1(len(room), decode_content=False)
                 room[: len(data)] = data
                 return len(data)
-            count: int = body.fp.readinto1(room[: body.length])
+            count: int = (body.fp.readinto if whole else body.fp.readinto1)(room[: body.length])
             body.length -= count
             response.length_remaining = body.length  # else urllib3 takes the body for cut, and closes
             if not body.length:

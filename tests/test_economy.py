@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -324,3 +325,56 @@ def test_requests_carry_the_condition(range_server: RangeServer) -> None:
     with hctef.HttpFile(url) as file:
         file.read()
     assert all(request.headers.get("if-match") == '"v1"' for request in range_server.log[1:])
+
+
+@pytest.mark.parametrize("step", [4096, 65_536])
+def test_a_sequential_reader_finds_its_bytes_under_way(nginx: NginxServer, step: int) -> None:
+    """Few requests, no byte twice, and some are on their way beyond what it has read."""
+    data = pattern(8 * MIB)
+    url = nginx.add(f"ahead-{step}", data)
+    with hctef.HttpFile(url, prefetch_bytes=0) as file:
+        while file.tell() < MIB:
+            file.read(step)
+        wait_until(lambda: file.resident_bytes >= file.tell() + 65_536)  # though nobody reads on
+        file.seek(0)
+        assert b"".join(iter(lambda: file.read(step), b"")) == data
+        wait_until(lambda: file.resident_bytes == 8 * MIB)
+    log = nginx.log(f"ahead-{step}")
+    assert sum(entry.sent for entry in log) <= 8 * MIB + 8192
+    assert len(log) <= 60
+
+
+def test_without_readahead_reads_get_what_they_ask_for(range_server: RangeServer) -> None:
+    """The minimum a read, whatever was read before; all of them on one connection."""
+    url = range_server.add("f", DATA)
+    with hctef.HttpFile(url, prefetch_bytes=0, readahead="off") as file:
+        file.read(300_000)
+        file.read(10_000)
+        range_server.forget()
+        for at in (4_000_000, 5_000_000, 3_000_000):
+            file.seek(at)
+            file.read(100)
+        assert range_server.bytes_sent == 3 * 8192
+        assert range_server.connections <= 1
+
+
+def test_random_reads_of_a_huge_file_cost_64_kib_each(nginx: NginxServer, tmp_path: Path) -> None:
+    """At the most, on nginx's count, beyond what opening takes."""
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    url = nginx.add("huge", path)
+    random = np.random.default_rng(3)
+    with hctef.HttpFile(url) as file:
+        for at in random.integers(0, (1 << 40) - 4096, 200):
+            file.seek(at)
+            assert file.read(4096) == bytes(4096)
+    assert sum(entry.sent for entry in nginx.log("huge")) <= 200 * 65_536 + 2 * MIB
+
+
+def test_a_file_left_open_ends_in_silence(nginx: NginxServer) -> None:
+    """At the interpreter's end modules go before their objects do."""
+    url = nginx.add("left-open", pattern(100_000))
+    code = f"import hctef; f = hctef.HttpFile({url!r}); b = hctef.RemoteBuffer({url!r}); f.read(9); b[3]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

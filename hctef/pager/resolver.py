@@ -103,7 +103,10 @@ class Resolver:
         if page not in self._blocked:
             now = time.monotonic()
             self._blocked[page] = _Blocked(now, now + self._say_after)
-        self.driver.run(self.planner.demand(at))
+        with self.driver.lock:
+            coming = self.planner.coming(page)
+        if not coming:
+            self.driver.run(self.planner.demand(at))
 
     # patience
 

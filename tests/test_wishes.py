@@ -1,0 +1,130 @@
+"""Traps, gaps and wishes: what is withheld, what is missing, what is asked for behind the readers."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hctef._gaps import Gaps
+from hctef._intervals import IntervalCache
+from hctef._pages import PageTable
+from hctef._ranges import PAGE, ByteRange
+from hctef._traps import MOST, Traps
+from hctef._wishes import FEW, Wishes
+
+PAGES = 64
+SIZE = PAGES * PAGE - 100
+
+
+def pages(*ranges: tuple[int, int]) -> list[ByteRange]:
+    return [ByteRange(a * PAGE, min(b * PAGE, SIZE)) for a, b in ranges]
+
+
+def setting(least: int = PAGE) -> tuple[PageTable, IntervalCache, Traps, Gaps]:
+    table, cache, traps = PageTable(SIZE), IntervalCache(), Traps()
+    return table, cache, traps, Gaps(table, cache, traps, least)
+
+
+def test_a_trap_withholds_its_page_once() -> None:
+    """Armed, then withheld when its page comes, then handed over."""
+    traps = Traps()
+    assert not traps
+    assert traps.arm(3 * PAGE) is None
+    assert traps.came(0, 3 * PAGE) == []
+    assert traps.came(2 * PAGE, 5 * PAGE) == [3 * PAGE]
+    assert traps.withheld == [3 * PAGE]
+    assert traps.touches(3 * PAGE + 5, 3 * PAGE + 6)
+    assert not traps.touches(4 * PAGE, 9 * PAGE)
+    assert traps.disarm(3 * PAGE + 5, 3 * PAGE + 6) == [3 * PAGE]
+    assert not traps
+    assert traps.came(3 * PAGE, 4 * PAGE) == []
+
+
+def test_a_trap_that_is_disarmed_before_its_page_comes_withholds_nothing() -> None:
+    """A reader that is there first needs no trap."""
+    traps = Traps()
+    traps.arm(PAGE)
+    assert traps.disarm(0, 4 * PAGE) == []
+    assert traps.came(0, 4 * PAGE) == []
+
+
+def test_traps_are_bounded() -> None:
+    """One too many names another to hand over."""
+    traps = Traps()
+    for n in range(MOST):
+        assert traps.arm(n * PAGE) is None
+    assert traps.arm(MOST * PAGE) == 0
+
+
+RUNS = st.lists(st.tuples(st.integers(0, PAGES - 1), st.integers(1, 9)), max_size=8)
+
+
+@given(
+    RUNS,
+    RUNS,
+    st.sets(st.integers(0, PAGES - 1), max_size=4),
+    st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE)),
+)
+def test_gaps_are_what_nobody_has(
+    resident: list[tuple[int, int]], claimed: list[tuple[int, int]], withheld: set[int], asked: tuple[int, int]
+) -> None:
+    """Against a set of pages: neither resident, nor claimed, nor withheld; `first` finds the first of them."""
+    table, cache, traps, gaps = setting()
+    taken: set[int] = set()
+    for page in withheld:
+        traps.arm(page * PAGE)
+        traps.came(page * PAGE, (page + 1) * PAGE)
+        taken.add(page)
+    for first, count in resident:
+        for page in range(first, min(PAGES, first + count)):
+            if page not in taken:
+                table.mark(page * PAGE, min(SIZE, (page + 1) * PAGE))
+                taken.add(page)
+    for first, count in claimed:
+        for page in range(first, min(PAGES, first + count)):
+            if page not in taken:
+                cache.claim(ByteRange(page * PAGE, min(SIZE, (page + 1) * PAGE)))
+                taken.add(page)
+    start, stop = asked[0], min(SIZE, asked[0] + asked[1])
+    want = [page for page in range(start // PAGE, -(-stop // PAGE)) if page not in taken]
+    found = list(gaps.unclaimed(start, stop))
+    assert [page for gap in found for page in range(gap.start // PAGE, -(-gap.stop // PAGE))] == want
+    assert gaps.absent(start, stop) == sum(gap.length for gap in found)
+    piece = gaps.first(start, stop, 3 * PAGE)
+    assert (piece is None) == (not want)
+    if piece is not None:
+        assert piece.start == want[0] * PAGE
+        assert piece.length <= 3 * PAGE
+    for extent in gaps.extents(found):
+        assert not taken & set(range(extent.start // PAGE, -(-extent.stop // PAGE)))
+
+
+def test_the_latest_wish_comes_first_in_pieces() -> None:
+    """Each piece is the first gap of the latest wish; what is there already is passed over."""
+    table, _, _, gaps = setting()
+    wishes = Wishes()
+    wishes.push(pages((0, 4)))
+    wishes.push(pages((10, 16), (30, 31)))
+    table.mark(*pages((10, 12))[0])
+    got = []
+    while (piece := wishes.pop(gaps, 2 * PAGE)) is not None:
+        got.append(piece)
+        table.mark(*piece)
+    assert got == pages((12, 14), (14, 16), (30, 31), (0, 2), (2, 4))
+
+
+def test_a_long_wish_takes_few_connections() -> None:
+    """Short ones take as many as there are."""
+    table, _, _, gaps = setting()
+    wishes = Wishes()
+    wishes.push(pages((0, 40)))
+    for _ in range(FEW):
+        piece = wishes.pop(gaps, 2 * PAGE)
+        assert piece is not None
+        table.mark(*piece)
+        wishes.begun(piece.length)
+    assert wishes.pop(gaps, 2 * PAGE) is None
+    wishes.push(pages((50, 51)))
+    assert wishes.pop(gaps, 2 * PAGE) == pages((50, 51))[0]
+    wishes.ended(2 * PAGE)
+    assert wishes.pop(gaps, 2 * PAGE) == pages((8, 10))[0]
