@@ -414,7 +414,7 @@ class Planner:
         wishes, policy = self._wishes, self.policy
         if wishes.count >= max(1, self.options.max_connections - 1) or wishes.bytes >= policy.in_flight:
             return None  # one connection is left to the readers
-        piece = wishes.pop(self._gaps, policy.piece_of(wishes.count))
+        piece = wishes.pop(self._gaps, policy.piece_of(wishes.count), policy.few)
         if piece is None:
             return None
         claim = self.cache.claim(next(self._gaps.extents([piece])))

@@ -65,6 +65,10 @@ ENLARGED = 32
 
 SHORT = 0.01
 """Seconds: where a round trip is shorter, a request may take this long, since each costs some work."""
+NEARBY = SHORT / 4
+"""Seconds: where a round trip is shorter, a run's reader fetches what is worth it himself: another thread would spare
+him a round trip only, and the two would wait for each other's locks."""
+LONGEST_ALONE = 4 * MIB
 LONGEST = 8 * MIB
 """Bytes: that a request costs nothing more."""
 COLD = 64 * KIB
@@ -156,6 +160,12 @@ class Policy:
         size = warm[running]
         warm[running] = 2 * size
         return size
+
+    @property
+    def few(self) -> int:
+        """Connections for the pieces of one long wish: a cold one starts slowly, and a reader in sequence waits for the
+        slowest; where a round trip is short, one is busy while another is asked, and more are in each other's way."""
+        return 4 if self._link.round_trip > NEARBY else 2
 
     @property
     def in_flight(self) -> int:
@@ -303,20 +313,25 @@ class Policy:
         if run.stride is not None:
             run.stride.length = max(run.stride.length, run.length)
         block = ByteRange(start, stop)
-        scattered = False
+        scattered, alone = False, 0
         if missing:
             scattered = self._blocks.grown and run.length <= unit and stop - start < unit
             if scattered:
                 block = self._block(start, stop, unit)  # as likely another read in a cluster
             elif step > 0:
-                more = min(max(unit, int(min(run.length, product / SMALL))), self._bound)
+                more = int(min(run.length, product / SMALL))
+                if self._link.round_trip < NEARBY:
+                    more = alone = min(self._worth(run.length, 1.0), LONGEST_ALONE)
+                more = min(max(unit, more), self._bound)
                 block = self._clip(start, max(stop, start + more))
             else:  # what is between it and what was asked for, and more below
                 unit = min(unit, self._bound)
                 high = edge if stop <= edge <= start + unit else stop
                 block = self._clip(min(start, high - unit), high)
             run.edge = block.stop if step > 0 else block.start  # what was asked for beyond did not come: ask again
-        if not scattered:
+        if alone:
+            run.reach()
+        elif not scattered:
             self._ahead(run, block, 1.0, behind, traps)
         return self._advice(block, behind, traps)
 
@@ -352,7 +367,7 @@ class Policy:
     def _worth(self, length: int, chance: float) -> int:
         """How many bytes to have ahead of a run of this length."""
         product = self._link.product
-        most = min(max(MIB, DEEP * product, 2 * self.piece), self._bound / 2)
+        most = min(max(MIB, DEEP * product, 4 * self.piece), self._bound / 2)
         if self._hint == "sequential":
             return int(most)
         ahead, width = 0.0, 32.0 * KIB

@@ -3,7 +3,7 @@
 | step | the driver does | and sends back |
 | --- | --- | --- |
 | `Send` | sends a request, after it has put away the response before it | the response's `Head` |
-| `Receive` | reads some of the body, or `whole` of it | 1 to `limit` bytes, b'' at its end; their number, where it has `into` |
+| `Receive` | reads some of the body | 1 to `limit` bytes, b'' at its end; their number, where it has `into` |
 | `Drop` | puts the response away | None |
 | `Fill` | copies bytes into the arena | None |
 | `Deliver` | hands bytes to whoever iterates over a stream | None |
@@ -41,7 +41,7 @@ class Receive:
     into: memoryview | None = field(default=None, repr=False)
     """Room for `limit` bytes: they are put there."""
     whole: bool = False
-    """As many as there is room for, fewer at the body's end only: where they come fast, steps cost more than waiting."""
+    """As many as there is room for, fewer only at the end: where they come fast, steps cost more than waiting."""
 
 
 @dataclass(frozen=True, slots=True)

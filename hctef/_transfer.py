@@ -47,6 +47,10 @@ PIECE = 256 * 1024
 """Bytes asked of the transport at once: beyond that a recv gains nothing, and waiters are served the sooner."""
 
 
+LARGE_PIECE = 1024 * 1024
+"""The same where a round trip is short."""
+
+
 class Sink:
     """Where the bytes of a body go. `put` makes the step that stores a piece; `room`, where it has any, is where they
     can be received instead."""
@@ -72,8 +76,8 @@ class Sink:
         into = self.room(at, at + limit)
         direct = into is not None
         if into is None:
-            if self._staging is None:
-                self._staging = memoryview(bytearray(min(limit, PIECE)))
+            if self._staging is None or len(self._staging) < limit:
+                self._staging = memoryview(bytearray(limit))
             into = self._staging[:limit]
         count: int = yield Receive(len(into), into, whole)
         if count and not direct:
@@ -266,7 +270,8 @@ class Requester:
         try:
             while at < stop:
                 began = clock()
-                count = yield from sink.take(at, min(PIECE, stop - at), whole=self.link.round_trip < NEARBY)
+                near = self.link.round_trip < NEARBY
+                count = yield from sink.take(at, min(LARGE_PIECE if near else PIECE, stop - at), whole=near)
                 if not count:
                     raise TransportError(f"the body ended {stop - at} bytes early")
                 train.received(began, clock(), count)

@@ -12,10 +12,6 @@ from collections.abc import Iterable
 from hctef._gaps import Gaps
 from hctef._ranges import ByteRange
 
-FEW = 4
-"""Connections for pieces of one long wish: a cold one starts slowly, and readers in sequence wait for the slowest. Many
-are worth it for many short wishes."""
-
 MOST = 128
 """Wishes kept: older ones are of readers that went elsewhere."""
 
@@ -38,16 +34,16 @@ class Wishes:
         while len(self._queue) > MOST:
             self._queue.pop()
 
-    def pop(self, gaps: Gaps, piece: int) -> ByteRange | None:
-        """The next piece to ask for, at most `piece` bytes; None: nothing is wished for any longer, or no further
-        connection is worth it."""
+    def pop(self, gaps: Gaps, piece: int, few: int) -> ByteRange | None:
+        """The next piece to ask for, at most `piece` bytes; None: nothing is wished for any longer, or it is part of a
+        long wish, and `few` requests are under way."""
         while self._queue:
             wish = self._queue[0]
             gap = gaps.first(wish.start, wish.stop, piece)
             if gap is None:
                 self._queue.popleft()
                 continue
-            if gap.length >= piece and self.count >= FEW:
+            if gap.length >= piece and self.count >= few:
                 return None
             if gap.stop < wish.stop:
                 self._queue[0] = ByteRange(gap.stop, wish.stop)

@@ -10,7 +10,7 @@ from hctef._intervals import IntervalCache
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange
 from hctef._traps import MOST, Traps
-from hctef._wishes import FEW, Wishes
+from hctef._wishes import Wishes
 
 PAGES = 64
 SIZE = PAGES * PAGE - 100
@@ -107,7 +107,7 @@ def test_the_latest_wish_comes_first_in_pieces() -> None:
     wishes.push(pages((10, 16), (30, 31)))
     table.mark(*pages((10, 12))[0])
     got = []
-    while (piece := wishes.pop(gaps, 2 * PAGE)) is not None:
+    while (piece := wishes.pop(gaps, 2 * PAGE, 4)) is not None:
         got.append(piece)
         table.mark(*piece)
     assert got == pages((12, 14), (14, 16), (30, 31), (0, 2), (2, 4))
@@ -118,13 +118,13 @@ def test_a_long_wish_takes_few_connections() -> None:
     table, _, _, gaps = setting()
     wishes = Wishes()
     wishes.push(pages((0, 40)))
-    for _ in range(FEW):
-        piece = wishes.pop(gaps, 2 * PAGE)
+    for _ in range(4):
+        piece = wishes.pop(gaps, 2 * PAGE, 4)
         assert piece is not None
         table.mark(*piece)
         wishes.begun(piece.length)
-    assert wishes.pop(gaps, 2 * PAGE) is None
+    assert wishes.pop(gaps, 2 * PAGE, 4) is None
     wishes.push(pages((50, 51)))
-    assert wishes.pop(gaps, 2 * PAGE) == pages((50, 51))[0]
+    assert wishes.pop(gaps, 2 * PAGE, 4) == pages((50, 51))[0]
     wishes.ended(2 * PAGE)
-    assert wishes.pop(gaps, 2 * PAGE) == pages((8, 10))[0]
+    assert wishes.pop(gaps, 2 * PAGE, 4) == pages((8, 10))[0]
