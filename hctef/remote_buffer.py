@@ -327,7 +327,8 @@ class RemoteBuffer(SyncReader):
             except PagerError as error:
                 if remote.options.paging == "fault":
                     raise
-                log.warning("demand paging failed, views are filled first from now on: %s", error)
+                # A log that kept the error would keep its frames, and so the arena.
+                log.warning("demand paging failed, views are filled first from now on: %s", str(error))
                 remote.paging = "fill"
         return remote.planner.pager is not None
 

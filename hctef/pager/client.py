@@ -332,6 +332,8 @@ class Client:
                 due.append(helpers.deadline)
         if self._links and self._next is None and (self._helpers is None or self._helpers.orphaned):
             due.append(self._again_at)
+        if not self._links and self._idle_since is None:
+            due.append(now)  # for `_over` to see it
         if self._idle_since is not None and (self._helpers is not None or not self._left):
             due.append(self._idle_since + LINGER_SECONDS)
         return {fd for fd, _ in poll.poll(max(0.0, min(due) - now) * 1000 + 1 if due else None)}
