@@ -165,7 +165,7 @@ class Policy:
     def few(self) -> int:
         """Connections for the pieces of one long wish: a cold one starts slowly, and a reader in sequence waits for the
         slowest; where a round trip is short, one is busy while another is asked, and more are in each other's way."""
-        return 4 if self._link.round_trip > NEARBY else 2
+        return 4 if self._link.round_trip > NEARBY else 3
 
     @property
     def in_flight(self) -> int:

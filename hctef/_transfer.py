@@ -48,7 +48,9 @@ PIECE = 256 * 1024
 
 
 LARGE_PIECE = 1024 * 1024
-"""The same where a round trip is short."""
+"""The same where a round trip is short, and the last piece came fast."""
+FAST = 100e6
+"""Bytes/s: a piece that is waited for as a whole takes some milliseconds, and a server that stalls is noticed."""
 
 
 class Sink:
@@ -266,15 +268,16 @@ class Requester:
     ) -> PlanGen[int]:
         """Read the body of a checked response, which holds `[at, stop)`. Returns how far it came before it was cut."""
         where = self.where(at, stop)
-        train, clock = self.link.train(), self._clock
+        train, clock, fast = self.link.train(), self._clock, False
         try:
             while at < stop:
                 began = clock()
-                near = self.link.round_trip < NEARBY
-                count = yield from sink.take(at, min(LARGE_PIECE if near else PIECE, stop - at), whole=near)
+                count = yield from sink.take(at, min(LARGE_PIECE if fast else PIECE, stop - at), whole=fast)
                 if not count:
                     raise TransportError(f"the body ended {stop - at} bytes early")
-                train.received(began, clock(), count)
+                ended = clock()
+                train.received(began, ended, count)
+                fast = self.link.round_trip < NEARBY and count > FAST * (ended - began)
                 at += count
                 self._stats.bytes_fetched += count
                 attempts.progress(count)
