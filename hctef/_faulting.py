@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable
 from hctef import _uffd
 from hctef._arena import Buffer
 from hctef._ranges import PAGE, ByteRange
-from hctef._shared_memory import address, below, do_not_fork, memfd, not_garbage, punch, replace, reserve, shared
+from hctef._raw import address
+from hctef._shared_memory import below, do_not_fork, memfd, not_garbage, punch, replace, reserve, shared
 
 CLEARANCE = 64 << 30
 """Bytes of address space kept free above each mapping, of the 128 TiB that x86-64 has."""

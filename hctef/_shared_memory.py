@@ -42,22 +42,6 @@ def shared(fd: int, size: int, *, writable: bool) -> mmap.mmap:
     return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, **_UNTRACKED)
 
 
-class _Buffer(ctypes.Structure):
-    """CPython's Py_buffer, of which only the address is of interest."""
-
-    _fields_ = [("buf", ctypes.c_void_p), ("rest", ctypes.c_byte * 256)]
-
-
-def address(owner: object) -> int:
-    """Where the bytes of an object with the buffer protocol begin. The caller keeps the object alive."""
-    view = _Buffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(owner), ctypes.byref(view), 0)
-    try:
-        return view.buf or 0
-    finally:
-        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
-
-
 def not_garbage(owner: object) -> None:
     """Have the garbage collector leave an object alone, that refers to none: it goes when its last reference goes.
 

@@ -32,7 +32,8 @@ if not hctef.paging_support():
 from hctef import _uffd
 from hctef._faulting import FaultingArena, Mapping, mappings
 from hctef._memory import anonymous
-from hctef._shared_memory import address, populated
+from hctef._raw import address
+from hctef._shared_memory import populated
 
 SHMEM_HUGE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 

@@ -20,7 +20,8 @@ from hctef._arena import Buffer
 from hctef._memory import anonymous
 from hctef._pages import PageTable
 from hctef._ranges import PAGE
-from hctef._shared_memory import address, populated, punch
+from hctef._raw import address
+from hctef._shared_memory import populated, punch
 
 REGION = 2 * 1024 * 1024
 """The memory that one page of page tables maps, on x86-64 and with 4 KiB pages on others."""
