@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 from hctef._http import Head
 from hctef._intervals import Claim
-from hctef._planner import Cancelled, Planner
+from hctef._planner import Planner
+from hctef._residency import Cancelled
 from hctef._steps import Call, Deliver, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
 
 COPY_BYTES = 1024 * 1024

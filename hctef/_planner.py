@@ -4,7 +4,7 @@ The way of a byte: a reader finds its pages missing → the policy says what is 
 the reader (`_policy.py`) → the gaps that nobody fetches become claims, few requests for many gaps (`_gaps.py`) → a
 transfer a claim brings the bytes into the arena (`transfer`) → whole pages are marked resident, waiters wake
 (`_arrived`) → the reader copies out, under a pin or under the check of `epoch`. What is wished for behind the readers
-becomes claims when a connection is free for it (`_pump`).
+becomes claims when a connection is free for it. How bytes are brought, kept and given up is `_residency.py`'s.
 
 No I/O, no lock, no thread: generators that yield steps (`_steps.py`); whoever drives them holds the file's lock while
 they compute. Bytes are marked resident only after they are in the arena. A reader either claims or waits, so no two
@@ -14,30 +14,16 @@ wait for each other; a claim lives exactly as long as its transfer, and is given
 from __future__ import annotations
 
 import io
-import logging
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
 
 from intervaltree import Interval
 
-from hctef._arena import Arena
-from hctef._gaps import Gaps
-from hctef._intervals import Claim, IntervalCache
-from hctef._link import Link
-from hctef._options import Options, UrlSource
-from hctef._pages import PageTable
-from hctef._policy import Policy
+from hctef._intervals import Claim
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
-from hctef._stats import Stats
-from hctef._steps import Call, Deliver, FetchPlan, Fill, PlanGen, Wait
-from hctef._transfer import NEARBY, PIECE, Requester, Sink, Slots
-from hctef._traps import Traps
-from hctef._wishes import Wishes
-
-log = logging.getLogger("hctef")
+from hctef._residency import Residency
+from hctef._steps import Call, Deliver, FetchPlan, PlanGen, Wait
+from hctef._transfer import NEARBY, PIECE, Sink
 
 HUGE_BYTES = 4 * 1024 * 1024
 """A gap of this length is worth huge pages, where nothing is evicted piece by piece."""
@@ -57,114 +43,8 @@ FLIGHT = 12 * 1024
 """Bytes that come with the others in the first round trip of slow start."""
 
 
-class Cancelled(Exception):
-    """The file was closed, or the reader that asked for these bytes gave up."""
-
-
-class Pager(Protocol):
-    """Who fetches in place of this planner once pages are filled when they are touched: a planner in another process,
-    where the claims are then. The futures raise what a transfer raises."""
-
-    def read(self, wanted: ByteRange, hold: object) -> Future[None]:
-        """Make a range resident; `hold`, where it is not None, keeps it so until `let_go` of the same."""
-
-    def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool) -> Future[int]:
-        """See `Planner.prefetch`."""
-
-    def evict(self, start: int, stop: int) -> Future[None]:
-        """See `Planner.evict`."""
-
-    def let_go(self, hold: object) -> None:
-        """Never blocks."""
-
-    def advise(self, hint: str) -> None:
-        """See `Policy.advise`. Never blocks."""
-
-    def cancel(self) -> None:
-        """Nobody waits any longer: each future raises Cancelled."""
-
-
-class Planner:
-    """The state of one remote file."""
-
-    def __init__(
-        self,
-        source: UrlSource,
-        options: Options,
-        make_arena: Callable[[int], Arena],
-        make_pages: Callable[[int], PageTable] = PageTable,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`clock`: seconds."""
-        self.options = options
-        self.stats = Stats()
-        self.link = Link()
-        self.clock = clock
-        self.requester = Requester(source, options, self.stats, self.link, clock)
-        self.cache = IntervalCache()
-        self.epoch = [0]
-        """Counts evictions. A copy made while it stood still, of pages that were resident before, is whole."""
-        self.pager: Pager | None = None
-        """Set by `hand_over`."""
-        self.closed = False
-        self._make_arena, self._make_pages = make_arena, make_pages
-        self._slots = Slots(options.max_connections)
-        self._remnant = ByteRange(0, 0)
-        self._traps, self._wishes = Traps(), Wishes()
-        self.begin(0)
-
-    @property
-    def size(self) -> int:
-        return self.requester.size
-
-    @property
-    def full(self) -> bool:
-        """As many transfers are under way as may be."""
-        return self._slots.full
-
-    @property
-    def window(self) -> int:
-        """The most bytes to pin for one read: under a bound on memory, an eighth of it, so that readers share it."""
-        limit = self.options.max_resident_bytes
-        return self.size or 1 if limit is None else max(PAGE, limit // 8 // PAGE * PAGE)
-
-    def use_link(self, link: Link) -> None:
-        """What other files of the same server have taught of the line is known here too. Before `begin`."""
-        self.link = self.requester.link = link
-
-    def begin(self, size: int) -> None:
-        """The size is known: make room. Raises OSError where there is no such room."""
-        options, limit, readahead = self.options, self.options.max_resident_bytes, self.options.readahead
-        self.requester.size = size
-        self.arena = self._make_arena(size)
-        self.pages = self._make_pages(size)
-        self._gaps = Gaps(self.pages, self.cache, self._traps, options.minimum_range_request_bytes)
-        self.policy = Policy(
-            size,
-            self.link,
-            largest=readahead if isinstance(readahead, int) else None if readahead == "auto" else 0,
-            least=options.minimum_range_request_bytes,
-            window=size if limit is None else limit // 4,
-            connections=options.max_connections,
-            absent=self._gaps.absent,
-        )
-
-    def settle(self) -> None:
-        """No trap is left, and nothing is wished for: what has come is resident."""
-        self._spring(0, self.size)
-        self._wishes.clear()
-
-    def hand_over(self, pager: Pager, arena: Arena, pages: PageTable) -> list[ByteRange]:
-        """From now on `pager` fetches, into `arena`, which holds what is resident now, and shows it in `pages`.
-
-        Returns what was being fetched: those who wait for it wake, and ask the pager.
-        """
-        claims = self.cache.all_claims()
-        self.pager, self.arena, self.pages = pager, arena, pages
-        self.cancel(claims)
-        for claim in claims:
-            self._give_back(claim)
-        return sorted(ByteRange(claim.at, claim.stop) for claim in claims if claim.at < claim.stop)
+class Planner(Residency):
+    """What the readers of one remote file want, and who brings it."""
 
     # reading
 
@@ -383,150 +263,6 @@ class Planner:
             finally:
                 self._slots.release()
 
-    # transfers
-
-    def transfer(self, claim: Claim) -> PlanGen[Claim | None]:
-        """Bring a claim's bytes. Returns the claim to transfer next, where something is wished for.
-
-        A failure is left in `claim.error`; the claim is given back whatever happens.
-        """
-        if not claim.open or claim.started:
-            return None
-        claim.started = True
-        try:
-            yield from self._slots.acquire(claim)
-            try:
-                claim.sending = True
-                yield from self._transfer(claim)
-            finally:
-                self._slots.release()
-        except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
-            claim.error = error
-            self._wishes.clear()
-            if not isinstance(error, Cancelled):
-                log.warning("a transfer failed: %s", error)
-        finally:
-            self._give_back(claim)
-        return self._next() if claim.behind and not self.closed else None
-
-    def _next(self) -> Claim | None:
-        """The next piece of what is wished for, claimed, where there is room for another request."""
-        wishes, policy = self._wishes, self.policy
-        if wishes.count >= max(1, self.options.max_connections - 1) or wishes.bytes >= policy.in_flight:
-            return None  # one connection is left to the readers
-        piece = wishes.pop(self._gaps, policy.piece_of(wishes.count), policy.few)
-        if piece is None:
-            return None
-        claim = self.cache.claim(next(self._gaps.extents([piece])))
-        claim.behind = True
-        wishes.begun(claim.stop - claim.start)
-        return claim
-
-    def _pump(self) -> tuple[Claim, ...]:
-        """Claims for what is wished for, as many as there is room for."""
-        return tuple(iter(self._next, None))
-
-    def _give_back(self, claim: Claim) -> None:
-        if claim.open and claim.behind:
-            self._wishes.ended(claim.stop - claim.start)
-        self.cache.release(claim)
-
-    def _transfer(self, claim: Claim) -> PlanGen[None]:
-        stop, remnant = claim.stop, self._remnant
-        if claim.start < remnant.stop and remnant.start < claim.stop:
-            self._remnant = ByteRange(0, 0)  # its page will be marked, and may be evicted then: it is of use just once
-            if claim.start <= remnant.start and remnant.stop == claim.stop:
-                stop = remnant.start
-
-        def commit(at: int) -> None:
-            if claim.cancelled or self.closed:
-                raise Cancelled
-            upto = claim.stop if at == stop else at - at % PAGE
-            if upto > claim.at:
-                self._arrived(claim.at, upto)
-                claim.advance(upto)
-
-        if stop > claim.start:
-            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit)
-        else:
-            commit(stop)
-
-    def arena_sink(self) -> Sink:
-        """Puts bytes into the arena: straight from the socket where it has room for that."""
-        return Sink(Fill, self.arena.room)
-
-    def keep_tail(self, start: int, stop: int) -> Callable[[int], None]:
-        """The commit function of a response to no claim, `[start, stop)`: the opening's.
-
-        The leading part of a page is kept aside as the remnant: who fetches that page asks for what is before it only.
-        """
-        marked = min(stop, -(-start // PAGE) * PAGE)
-        if marked > start:
-            self._remnant = ByteRange(start, marked)
-
-        def commit(at: int) -> None:
-            nonlocal marked
-            upto = at if at == self.size else at - at % PAGE
-            if upto > marked:
-                self._arrived(marked, upto)
-                marked = upto
-
-        return commit
-
-    def _arrived(self, start: int, stop: int) -> None:
-        """Whole pages `[start, stop)` were filled."""
-        self.arena.publish(start, stop)
-        if self.options.max_resident_bytes is not None:
-            self.cache.fetched(ByteRange(start, stop))
-        for page in self._traps.came(start, stop):
-            if page > start:
-                self.pages.mark(start, page)
-            start = page + PAGE
-        if start < stop:
-            self.pages.mark(start, stop)
-        self.trim()
-
-    def took(self, extent: ByteRange) -> None:
-        """Whole pages are in the arena, brought by another process."""
-        self.pages.mark(*extent)
-        if self.options.max_resident_bytes is not None:
-            self.cache.fetched(extent)
-
-    def cancel(self, claims: Iterable[Claim]) -> None:
-        """Stop transfers at their next piece; those that did not begin are given back at once."""
-        for claim in claims:
-            claim.cancelled = True
-            if not claim.started:
-                self._give_back(claim)
-
-    def close(self) -> None:
-        """Stop transfers; whoever waits for them wakes, and finds the file closed."""
-        self.closed = True
-        if self.pager is not None:
-            self.pager.cancel()
-        self._wishes.clear()
-        claims = self.cache.all_claims()
-        self.cancel(claims)
-        for claim in claims:
-            self._give_back(claim)
-
-    def after_fork(self) -> None:
-        """In a child: the parent's transfers are not ours, and what came is as good here as there."""
-        self.cache.forget_claims()
-        self._wishes = Wishes()
-        self._slots = Slots(self.options.max_connections)
-
-    def _raise_first(self, claims: Iterable[Claim]) -> None:
-        """Raise the error of the first transfer that failed. One that another reader stopped is not ours: we look
-        again."""
-        for claim in claims:
-            if claim.error is not None and (self.closed or not isinstance(claim.error, Cancelled)):
-                raise claim.error
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("I/O operation on closed file")
-
     # planning
 
     def _missing(self, wanted: Iterable[ByteRange]) -> list[ByteRange]:
@@ -574,74 +310,6 @@ class Planner:
         self.policy.advise(hint)
         if self.pager is not None:
             self.pager.advise(hint)
-
-    # traps
-
-    def _spring(self, start: int, stop: int) -> bool:
-        """Hand over what is withheld of `[start, stop)`, and forget the traps there. Whether anything was withheld."""
-        if not self._traps or not self._traps.touches(start, stop):
-            return False
-        self.arena.unwatch(start, stop)
-        pages = self._traps.disarm(start, stop)
-        for page in pages:
-            self.pages.mark(page, min(page + PAGE, self.size))
-        return bool(pages)
-
-    def _withheld(self) -> list[ByteRange]:
-        return [ByteRange(page, min(page + PAGE, self.size)) for page in self._traps.withheld]
-
-    # room
-
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes of the file that are in memory."""
-        withheld = sum(run.length for run in self._withheld()) if self._traps else 0
-        return self.pages.resident_bytes + withheld
-
-    def resident_ranges(self) -> list[ByteRange]:
-        """The runs of bytes that are in memory, whole pages, sorted."""
-        return coalesce([*self.pages.runs(), *self._withheld()])
-
-    def pin(self, start: int, stop: int) -> Interval:
-        """Keep the pages of `[start, stop)` from being evicted until `unpin`."""
-        return self.cache.pin(*align(start, stop, self.size))
-
-    def unpin(self, pin: Interval | None) -> None:
-        if pin is not None:
-            self.cache.unpin(pin)
-            if self.pager is not None:
-                self.pager.let_go(pin)
-            self.trim()
-
-    def trim(self) -> None:
-        """Evict the least recently used extents while more is resident than `max_resident_bytes` allows."""
-        limit = self.options.max_resident_bytes
-        if limit is None or self.pager is not None:  # where there is a pager, it is the one to evict
-            return
-        limit = max(limit // 2, limit - self.arena.overhead)
-        if self.resident_bytes <= limit:
-            return
-        for victim in self.cache.victims(self.pages):
-            self.evict(*victim)
-            if self.resident_bytes <= limit:
-                return
-
-    def discard(self, start: int, stop: int) -> PlanGen[None]:
-        """`evict`, whoever is the one to do it."""
-        if self.pager is not None:
-            yield Wait(self.pager.evict(start, stop))
-        else:
-            self.evict(start, stop)
-
-    def evict(self, start: int, stop: int) -> None:
-        """Give back the pages of `[start, stop)` that are in memory and not pinned."""
-        self._spring(start, stop)
-        for run in list(self.pages.runs(start, stop)):
-            for part in list(self.cache.unpinned(run)):
-                self.pages.clear(*part)
-                self.epoch[0] += 1  # before the bytes go: who copied meanwhile will see that it changed
-                self.arena.evict(*part)
-                self.stats.evictions += 1
 
 
 def _first(ranges: Iterable[ByteRange], limit: int) -> Iterator[ByteRange]:

@@ -26,8 +26,9 @@ from hctef._link import Link
 from hctef._opening import Opening
 from hctef._options import Options, UrlSource
 from hctef._paging import paging_support
-from hctef._planner import Cancelled, Planner
+from hctef._planner import Planner
 from hctef._ranges import ByteRange
+from hctef._residency import Cancelled
 from hctef._stats import Stats
 from hctef._steps import PlanGen
 from hctef._urllib3 import Urllib3Transport

@@ -20,128 +20,28 @@ import itertools
 import os
 import secrets
 import select
-import signal
-import socket
-import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hctef import _faulting, _uffd
 from hctef._faulting import Mapping
-from hctef._planner import Cancelled
-from hctef._ranges import ByteRange
 from hctef.exceptions import PagerError
 from hctef.pager import wire
-
-START_SECONDS = 30.0
-"""A helper that has not said that it is ready by then never will."""
+from hctef.pager.helpers import START_SECONDS, Helpers, start_helpers
+from hctef.pager.link import Link, settle
 
 LINGER_SECONDS = 1.0
 """The helpers outlive the last mapping by this: the next file is often opened at once, and a start takes 0.1 s."""
-
-END_SECONDS = 10.0
-"""A helper that was left and is still there after these seconds is killed."""
 
 REFUSED_SECONDS = 1.0
 
 PAUSE_MOST = 10.0
 """Seconds between attempts to start helpers, at the most."""
-
-
-class Link:
-    """One attached arena, as the planner of this process sees it: see `hctef._planner.Pager`."""
-
-    def __init__(self, client: Client, mapping: Mapping, message: wire.Message, table: int) -> None:
-        self.client = client
-        self.mapping: Mapping | None = mapping
-        self.name: str = message["link"]
-        self.message = message
-        self.place = mapping.base, mapping.length
-        self.descriptors = [mapping.uffd, mapping.memfd, table]
-        """Open until the pager was told that the mapping is gone: the order of a teardown is unmap, detach, close."""
-        self.hint: str | None = None
-        self._numbers = itertools.count(1)
-        self._holds: dict[int, tuple[int, ByteRange]] = {}
-        self._waiting: set[Future[Any]] = set()
-
-    def read(self, wanted: ByteRange, hold: object) -> Future[None]:
-        message = {"op": "read", "start": wanted.start, "stop": wanted.stop, "hold": None}
-        if hold is not None:
-            number = message["hold"] = next(self._numbers)  # an id() may be another object's soon
-            self._holds[id(hold)] = number, wanted
-        return self._ask(message)
-
-    def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool) -> Future[int]:
-        total: Future[int] = Future()
-        parts = [
-            self._ask({"op": "prefetch", "ranges": wire.pack_ranges(batch), "wait": wait})
-            for batch in itertools.batched(ranges, wire.MOST_RANGES)
-        ]
-        left = itertools.count(len(parts) - 1, -1)
-
-        def came(_: Future[Any]) -> None:
-            if next(left) > 0:
-                return
-            errors = [error for part in parts if (error := part.exception()) is not None]
-            if errors:
-                _settle(total, error=errors[0])
-            else:
-                _settle(total, sum(part.result()["count"] for part in parts))
-
-        for part in parts:
-            part.add_done_callback(came)
-        if not parts:
-            total.set_result(0)
-        return total
-
-    def evict(self, start: int, stop: int) -> Future[None]:
-        return self._ask({"op": "evict", "start": start, "stop": stop})
-
-    def let_go(self, hold: object) -> None:
-        held = self._holds.pop(id(hold), None)
-        if held is not None:
-            self.client.tell(self, {"op": "let_go", "hold": held[0]})
-
-    def advise(self, hint: str) -> None:
-        self.hint = hint
-        self.client.tell(self, {"op": "advise", "hint": hint})
-
-    def cancel(self) -> None:
-        for future in list(self._waiting):
-            _settle(future, error=Cancelled())
-
-    def look(self, ranges: Sequence[ByteRange]) -> None:
-        """Whole pages were filled here: the pager is to count them among its own."""
-        for batch in itertools.batched(ranges, wire.MOST_RANGES):
-            self.client.tell(self, {"op": "look", "ranges": wire.pack_ranges(batch)})
-
-    def unmapped(self, mapping: Mapping) -> None:
-        """The mapping's last view is gone, perhaps by the garbage collector. Its descriptors are the client's now."""
-        mapping.uffd = mapping.memfd = -1
-        mapping.closed = lambda _: None
-        self.mapping = None
-        self.client.tell(self, {"op": "detach"})
-
-    def _ask(self, message: wire.Message) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
-        self.client.ask(self, message, future)
-        return future
-
-    def again(self) -> Iterator[wire.Message]:
-        """What a pager that stands in for another must be told: what is held, and the advice."""
-        if self.hint is not None:
-            yield {"op": "advise", "link": self.name, "hint": self.hint}
-        for number, (start, stop) in list(self._holds.values()):
-            yield {"op": "read", "link": self.name, "start": start, "stop": stop, "hold": number}
 
 
 @dataclass(slots=True, eq=False)
@@ -151,51 +51,6 @@ class _Request:
     link: Link
     message: wire.Message
     future: Future[Any] | None = None
-
-
-class Helpers:
-    """A pair of helpers, as one that talks to them sees it."""
-
-    def __init__(
-        self, sock: socket.socket, pidfd: int = -1, deadline: float | None = None, *, shared: bool = False
-    ) -> None:
-        self.socket = sock
-        self.pidfd = pidfd
-        """Of the supervisor; -1 where it is not our child."""
-        self.deadline = deadline
-        """When it must have said that it is ready; once it was left, when it must be gone."""
-        self.shared = shared
-        """Forked children talk to them too: they need not end when we leave."""
-        self.orphaned = False
-        """The supervisor is gone, and the worker goes on."""
-        self.sending: deque[tuple[wire.Message, Link]] = deque()
-        self.told: set[str] = set()
-        """The links that it was told of."""
-
-    def leave(self) -> None:
-        """Nothing more is said. They end, and their sockets with them, unless others need them."""
-        self.sending.clear()
-        self.deadline = None if self.shared else time.monotonic() + END_SECONDS
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_WR)
-
-    def kill(self) -> None:
-        if self.pidfd >= 0:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-    def reap(self) -> None:
-        """The supervisor has ended. By its descriptor: its number may be another process's by now."""
-        with contextlib.suppress(OSError):  # the program waits for all children, or ignores SIGCHLD
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        os.close(self.pidfd)
-        self.pidfd = -1
-
-    def close(self) -> None:
-        self.socket.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
 
 
 class Client:
@@ -282,7 +137,7 @@ class Client:
             try:
                 self._take(request)
             except Exception:
-                _settle(request.future, error=PagerError("the pager's client failed: stderr tells how"))
+                settle(request.future, error=PagerError("the pager's client failed: stderr tells how"))
                 raise
         now = time.monotonic()
         if self._links and self._next is None and (self._helpers is None or self._helpers.orphaned):
@@ -347,7 +202,7 @@ class Client:
         if op == "attach":
             self._links[link.name] = link
         elif link.name not in self._links:
-            _settle(request.future, error=PagerError("the file is not attached to the pager"))
+            settle(request.future, error=PagerError("the file is not attached to the pager"))
             return
         if request.future is not None and request.future.done():  # given up before it was sent
             return
@@ -359,7 +214,7 @@ class Client:
             self._say(self._helpers, request)
         elif self._pause and op in wire.ANSWERED - {"attach"}:
             del self._asked[request.message["id"]]
-            _settle(request.future, error=PagerError("the pager's process is gone, and none can be started now"))
+            settle(request.future, error=PagerError("the pager's process is gone, and none can be started now"))
 
     def _say(self, helpers: Helpers, request: _Request) -> None:
         helpers.sending.append((request.message, request.link))
@@ -419,13 +274,13 @@ class Client:
                 return
             if op == "attach":
                 del self._links[link.name]
-        _settle(request.future, reply, error)
+        settle(request.future, reply, error)
 
     def _forget(self, link: Link) -> None:
         """Its mapping is gone."""
         attached = self._links.pop(link.name, None) is not None
         for number in [number for number, request in self._asked.items() if request.link is link]:
-            _settle(self._asked.pop(number).future, error=PagerError("the file is not attached to the pager"))
+            settle(self._asked.pop(number).future, error=PagerError("the file is not attached to the pager"))
         for helpers in self._current() if attached or link.descriptors else ():
             number = next(self._ids)
             self._asked[number] = _Request(link, {"op": "detach", "link": link.name, "id": number})
@@ -527,7 +382,7 @@ class Client:
         if self._helpers is not None:  # orphaned, and as good as ever
             return
         for request in self._give_up_asking():
-            _settle(request.future, error=error)
+            settle(request.future, error=error)
         if self._links:
             wire.say(f"hctef: {error}; trying again in {self._pause:.2f} s: who touches an absent page waits\n")
         else:
@@ -546,7 +401,7 @@ class Client:
         another, whose conversation begins anew."""
         error = PagerError("the pager's client failed: stderr tells how")
         for request in self._give_up_asking():
-            _settle(request.future, error=error)
+            settle(request.future, error=error)
         if self._next is not None:
             self._leave(self._next)
         if self._helpers is not None:
@@ -636,64 +491,6 @@ class Client:
         self._helpers = Helpers(mine, shared=True)
         for link in self._links.values():
             self._take(_Request(link, {"op": "rearm", "link": link.name, "base": link.place[0]}))
-
-
-def start_helpers() -> Helpers:
-    """Start a supervisor, which forks the worker. Raises PagerError: it cannot be."""
-    mine, its = wire.pair()
-    with its:
-        mine.setblocking(False)
-        number = its.fileno()
-        code = f"import sys; sys.path[:] = {_path()!r}; from hctef.pager.supervisor import main; main({number})"
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, number, number),  # to the same number: it survives the exec
-        ]
-        if sys.__stderr__ is None:  # 2 was closed when we began: it is closed, or somebody's file
-            actions.insert(0, (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
-        try:
-            pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", code],
-                _environment(),
-                file_actions=actions,
-                setsid=True,
-                setsigmask=(),
-                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-            )
-            return Helpers(mine, os.pidfd_open(pid), time.monotonic() + START_SECONDS)
-        except (OSError, ValueError, NotImplementedError) as error:
-            mine.close()
-            raise PagerError(f"the pager's process cannot be started: {error}") from error
-
-
-def _path() -> list[str]:
-    """Where modules are found: as here, in absolute terms, and where this package lies."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):  # the working directory is gone: so are its modules
-        found = list(map(os.path.abspath, sys.path))
-    found = found or [entry for entry in sys.path if Path(entry).is_absolute()]
-    return [*found, str(Path(__file__).parents[2])]
-
-
-def _environment() -> dict[str, str]:
-    """This process's, for another working directory."""
-    found = dict(os.environ)
-    return found | {name: wire.absolute(found[name]) or "" for name in wire.CERTIFICATES if name in found}
-
-
-def _settle(future: Future[Any] | None, result: Any = None, error: BaseException | None = None) -> None:
-    """Have a future done, unless it is: who waits may have given it up at this moment."""
-    if future is None:
-        return
-    with contextlib.suppress(InvalidStateError, RuntimeError):
-        if not future.set_running_or_notify_cancel():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
 
 
 def _result(future: Future[Any], timeout: float) -> Any:

@@ -20,8 +20,9 @@ from hctef._ranges import PAGE, ByteRange, subtract
 from hctef._shared_memory import memfd, populated, shared
 from hctef.exceptions import PagerError
 from hctef.pager import wire
-from hctef.pager.client import Link, the_client
+from hctef.pager.client import the_client
 from hctef.pager.filling import read_counters, table_bytes
+from hctef.pager.link import Link
 
 
 class SharedPageTable(PageTable):
