@@ -39,11 +39,10 @@ def export(remote: Remote, arena: Arena, start: int, stop: int, pin: Interval | 
 
 def take_back(view: memoryview) -> None:
     """What a `__release_buffer__` does."""
-    _, reference, pin = _exports.pop(id(view))
+    found = _exports.pop(id(view), None)
     view.release()
-    remote = reference()
-    if remote is not None:
-        remote.unpin(pin)
+    if found is not None and (remote := found[1]()) is not None:
+        remote.unpin(found[2])
 
 
 class _Pinned:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +24,15 @@ def wait_until(predicate: Callable[[], bool], timeout: float = 20.0) -> None:
     while not predicate():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.002)
+
+
+def descriptors() -> list[str]:
+    """What this process has open, as number and name."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed by another thread at this moment
+            found.append(f"{path.name} {path.readlink()}")
+    return sorted(found)
 
 
 def run_clean[T](main: Callable[[], Awaitable[T]]) -> T:

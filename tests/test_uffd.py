@@ -24,7 +24,7 @@ import pytest
 import hctef
 from hctef._ranges import PAGE, ByteRange
 from tests.hammer import the_hammer
-from tests.helpers import pattern
+from tests.helpers import descriptors, pattern
 
 if not hctef.paging_support():
     pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
@@ -86,10 +86,6 @@ def resolving(arena: FaultingArena, data: bytes, block: int = PAGE) -> Iterator[
     finally:
         stop.set()
         thread.join()
-
-
-def descriptors() -> set[str]:
-    return {f"{path.name} {path.readlink()}" for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 
 
 def words(arena: FaultingArena) -> Any:
@@ -201,7 +197,7 @@ from hctef import _uffd
 from hctef._faulting import FaultingArena
 from hctef._ranges import PAGE
 from tests.hammer import the_hammer
-from tests.helpers import pattern
+from tests.helpers import descriptors, pattern
 from tests.test_uffd import address, source_of, words
 arena = FaultingArena(2 * PAGE, user_mode_only=sys.argv[1] == "True")
 mapping, source = arena.mapping, source_of(pattern(2 * PAGE))
