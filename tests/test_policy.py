@@ -89,7 +89,7 @@ def test_sequential_reads_keep_the_line_busy(line: Line) -> None:
     single = Simulation(256 * MIB, line, 0, 0)
     single.read(0, 256 * MIB)
     result = cost(simulation.sequential(), line)
-    assert result.seconds <= 1.06 * single.now
+    assert result.seconds <= 1.07 * single.now  # shares are equal here: deep windows only cost the ramp
     assert result.bytes == 256 * MIB
 
 
