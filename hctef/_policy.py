@@ -55,7 +55,7 @@ FREE = 256 * KIB
 IDLE = 0.5
 """What bytes cost that are fetched ahead: the line would be idle, perhaps."""
 DEEP = 6
-"""Round trips of a line's bytes to have ahead of a run. More than are in flight, since connections get unequal shares of
+"""Round trips of a line's bytes to have ahead of a run. More than are in flight, for connections get unequal shares of
 a line: while the reader waits for the slowest, the others go on. Over 80 ms, 256 MiB took 16 to 19 s with 4, 13 to 14 s
 with 6 to 10; a single GET takes 12.5."""
 PARTS = 4
