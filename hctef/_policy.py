@@ -351,6 +351,9 @@ class Policy:
             return
         if more > piece:  # whole ones: a short one at the end costs a request too
             end -= step * (more % piece)
+        if (end - last) * step <= 0:  # its edge lay behind what is fetched for this read
+            run.reach()
+            return
         trap = last + step * min(ahead // 2, piece)
         # All of it, from the reader on: what still waits goes first.
         if step > 0:

@@ -389,7 +389,7 @@ def test_an_array_that_keeps_no_view_outlives_close_and_eviction(url: str, pagin
 @pytest.mark.parametrize("paging", ["fault", "fill"])
 def test_an_array_pins_its_bytes(url: str, paging: Any) -> None:
     """What `array` shows is there after an eviction: the same bytes, or, by fault, the same bytes again."""
-    with hctef.RemoteBuffer(url, paging=paging, max_resident_bytes=MIB) as buf:
+    with hctef.RemoteBuffer(url, paging=paging, max_resident_bytes=MIB, readahead="off") as buf:
         arrays = [buf.array("<u4", (50, 100), offset=8 * n) for n in range(5)]
         arrays += [buf.array("u1", (100, 3), offset=1000, order="F"), buf.array("V8", 10), buf.array("u1", 0)]
         view = buf.view(10, 20)

@@ -468,3 +468,20 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) == 2
     assert rows[1].startswith("W7 zip")
     assert not capsys.readouterr().out
+
+
+def test_a_run_whose_edge_lies_behind_asks_for_nothing_empty() -> None:
+    """Over loopback a run's reader fetches its window himself: what was asked for behind him may end before that."""
+    link = Link()
+    link.round_trip, link.bandwidth = 0.0003, 2e9
+    fetch = Policy(
+        262_144,
+        link,
+        largest=None,
+        least=LEAST,
+        window=262_144,
+        connections=16,
+        absent=lambda start, stop: stop - start,
+    )
+    follow(fetch, 262_144, [*[(0, 1, False, False)] * 30, (0, 1, True, False), (20_479, 1, False, False)])
+    follow(fetch, 262_144, [(at, 4096, at % 3 == 0, at % 5 == 0) for at in range(0, 262_144, 4096)])
