@@ -213,7 +213,7 @@ def while_exporting(url: str) -> None:
     with ThreadPoolExecutor(2) as threads:
         runs = [threads.submit(run) for _ in range(2)]
         try:
-            for _ in range(25):
+            for _ in range(15):
                 check(in_child(lambda: None) == 0)
         finally:
             stop.set()
