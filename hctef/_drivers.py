@@ -77,7 +77,7 @@ class Workers:
             self._count += 1
         try:
             threading.Thread(target=self._work, name="hctef-transfer", daemon=True).start()
-        except BaseException:
+        except RuntimeError:  # no thread: after a KeyboardInterrupt there is one, which may have taken the task
             with self._changed:
                 self._count -= 1
                 if self._count == 0:  # nobody would ever do it
