@@ -194,9 +194,8 @@ class Planner(Residency):
                     wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run))
                 )
 
-    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool, urgent: bool = False) -> PlanGen[int]:
-        """Fetch ranges; `wait=False`: behind the caller, `urgent`: but soon. Returns how many bytes were newly
-        requested."""
+    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> PlanGen[int]:
+        """Fetch ranges; `wait=False`: behind the caller. Returns how many bytes were newly requested."""
         self._check_open()
         wanted = coalesce(align(start, stop, self.size) for start, stop in ranges if start < stop)
         limit = self.options.max_resident_bytes
@@ -206,7 +205,7 @@ class Planner(Residency):
         if self.pager is not None:
             asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0
             return asked
-        claims = self._claim(self._unclaimed(missing), urgent=urgent)
+        claims = self._claim(self._unclaimed(missing))
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:
             yield FetchPlan(background=claims)

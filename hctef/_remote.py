@@ -181,9 +181,9 @@ class Remote:
         while self._unpinned:
             self.planner.unpin(self._unpinned.popleft())
 
-    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool, urgent: bool = False) -> int:
+    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> int:
         """See `Planner.prefetch`."""
-        count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait, urgent=urgent))
+        count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait))
         return count
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
