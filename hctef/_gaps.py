@@ -5,8 +5,6 @@ It joins the page table (what is resident), the claims (what is being fetched) a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from hctef._intervals import IntervalCache
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange, align, subtract
@@ -25,14 +23,28 @@ class Gaps:
 
     def absent(self, start: int, stop: int) -> int:
         """Bytes of the pages of `[start, stop)` that are neither resident nor being fetched."""
-        return sum(gap.length for gap in self.unclaimed(start, stop))
+        if stop <= start:
+            return 0
+        pages = self._pages
+        absent, at = pages.missing_bytes(start, stop), start - start % PAGE
+        claims = self._cache.claims(at, stop) if absent else ()
+        for claim in claims:
+            absent -= pages.missing_bytes(max(at, claim.start), min(stop, claim.stop))
+        for page in self._traps.withheld if absent else ():
+            if at <= page < stop and not any(claim.start <= page < claim.stop for claim in claims):
+                absent -= PAGE
+        return max(0, absent)
 
-    def unclaimed(self, start: int, stop: int) -> Iterator[ByteRange]:
+    def unclaimed(self, start: int, stop: int) -> list[ByteRange]:
         """The runs of whole pages in `[start, stop)` that are absent and that nobody fetches, in order."""
-        withheld = [(page, page + PAGE) for page in self._traps.withheld]
-        for run in self._pages.missing(start, stop):
-            for gap in self._cache.unclaimed(run):
-                yield from subtract(gap, withheld) if withheld else (gap,)
+        gaps = self._pages.missing(start, stop)
+        if gaps and (claims := self._cache.claims(gaps[0].start, gaps[-1].stop)):
+            taken = [(claim.start, claim.stop) for claim in claims]
+            gaps = [part for gap in gaps for part in subtract(gap, taken)]
+        if gaps and (pages := self._traps.withheld):
+            taken = [(page, page + PAGE) for page in pages]
+            gaps = [part for gap in gaps for part in subtract(gap, taken)]
+        return gaps
 
     def first(self, start: int, stop: int, most: int) -> ByteRange | None:
         """The first gap in `[start, stop)`, cut to `most` bytes: it costs what lies before the gap, not behind it."""
@@ -47,12 +59,14 @@ class Gaps:
             at = -(-end // PAGE) * PAGE
         return None
 
-    def extents(self, gaps: Iterable[ByteRange]) -> Iterator[ByteRange]:
+    def extents(self, gaps: list[ByteRange]) -> list[ByteRange]:
         """The requests that fetch the gaps: near ones merged, short ones made `least` long.
 
         Only pages that are absent and not claimed are added: no byte is asked for twice.
         """
         least = self._least
+        if len(gaps) == 1 and gaps[0].length >= least:
+            return gaps
         merged: list[ByteRange] = []
         for gap in gaps:
             if (
@@ -64,6 +78,7 @@ class Gaps:
             else:
                 merged.append(gap)
         before = 0
+        found: list[ByteRange] = []
         after = [extent.start for extent in merged[1:]] + [self._size]
         for extent, limit in zip(merged, after, strict=False):
             start, stop = extent
@@ -72,7 +87,8 @@ class Gaps:
             if stop - start < least:
                 start = self._free_start(start, max(before, (stop - least) // PAGE * PAGE, 0))
             before = stop
-            yield ByteRange(start, stop)
+            found.append(ByteRange(start, stop))
+        return found
 
     def _free_end(self, start: int, limit: int) -> int:
         """How far from page boundary `start` pages are absent and unclaimed, at most `limit`."""

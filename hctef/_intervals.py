@@ -9,11 +9,12 @@ System", 1968). Not thread-safe: its owner holds the lock.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
-from intervaltree import Interval, IntervalTree
+from intervaltree import IntervalTree
 
 from hctef._pages import PageTable
 from hctef._ranges import ByteRange, subtract
@@ -100,12 +101,25 @@ def _wake(futures: Iterable[Future[None]]) -> None:
             future.set_result(None)
 
 
+class Pin:
+    """Keeps the pages of `[start, stop)` from being evicted."""
+
+    __slots__ = ("brief", "start", "stop")
+
+    def __init__(self, start: int, stop: int, *, brief: bool) -> None:
+        """`brief`: for as long as a read takes. They are many and soon gone: looking through those of a moment costs
+        less than to keep them in a tree."""
+        self.start, self.stop, self.brief = start, stop, brief
+
+
 class IntervalCache:
     """Extents in flight, pinned and resident of one file."""
 
     def __init__(self) -> None:
-        self._claims = IntervalTree()
-        self._pins = IntervalTree()
+        self._starts: list[int] = []  # of claims, which are disjoint: in the same order as
+        self._claims: list[Claim] = []
+        self._held = IntervalTree()
+        self._brief: set[Pin] = set()
         self._resident: deque[ByteRange] = deque()
 
     # in flight
@@ -113,28 +127,35 @@ class IntervalCache:
     def claim(self, extent: ByteRange) -> Claim:
         """Say that the caller fetches `extent`, which no open claim may overlap."""
         claim = Claim(*extent)
-        self._claims.addi(extent.start, extent.stop, claim)
+        index = bisect_right(self._starts, extent.start)
+        self._starts.insert(index, extent.start)
+        self._claims.insert(index, claim)
         return claim
 
     def release(self, claim: Claim) -> None:
         """Give the claim back, fetched or not. Once is enough; more does nothing."""
         if claim.open:
-            self._claims.removei(claim.start, claim.stop, claim)
+            index = bisect_left(self._starts, claim.start)
+            if index < len(self._claims) and self._claims[index] is claim:  # not forgotten
+                del self._starts[index], self._claims[index]
             claim.release()
 
     def claims(self, start: int, stop: int) -> list[Claim]:
         """The open claims that overlap `[start, stop)`, by their start."""
         if not self._claims:
             return []
-        found: list[Claim] = [interval.data for interval in self._claims.overlap(start, stop)]
-        return sorted(found, key=lambda claim: claim.start) if len(found) > 1 else found
+        index = bisect_right(self._starts, start)
+        if index and self._claims[index - 1].stop > start:
+            index -= 1
+        return self._claims[index : bisect_left(self._starts, stop, index)]
 
     def all_claims(self) -> list[Claim]:
-        return [interval.data for interval in self._claims]
+        return self._claims.copy()
 
     def forget_claims(self) -> None:
         """In a forked child: whoever holds them is in the parent. They are left open, for nobody here waits for
         them."""
+        self._starts.clear()
         self._claims.clear()
 
     def unclaimed(self, gap: ByteRange) -> Iterator[ByteRange]:
@@ -143,19 +164,27 @@ class IntervalCache:
 
     # pinned
 
-    def pin(self, start: int, stop: int) -> Interval:
+    def pin(self, start: int, stop: int, *, brief: bool = False) -> Pin:
         """Keep `[start, stop)` from being evicted until `unpin` is given the result."""
-        interval = Interval(start, stop, object())  # the object makes it unlike another pin of the same bytes
-        self._pins.add(interval)
-        return interval
+        pin = Pin(start, stop, brief=brief)
+        if brief:
+            self._brief.add(pin)
+        else:
+            self._held.addi(start, stop, pin)
+        return pin
 
-    def unpin(self, pin: Interval) -> None:
-        self._pins.discard(pin)
+    def unpin(self, pin: Pin) -> None:
+        """Once is enough; more does nothing."""
+        if pin.brief:
+            self._brief.discard(pin)
+        else:
+            self._held.discardi(pin.start, pin.stop, pin)
 
     def unpinned(self, whole: ByteRange) -> Iterator[ByteRange]:
         """The parts of `whole` that no pin holds."""
-        pins = sorted((pin.begin, pin.end) for pin in self._pins.overlap(*whole)) if self._pins else []
-        return subtract(whole, pins)
+        pins = [(pin.begin, pin.end) for pin in self._held.overlap(*whole)] if self._held else []
+        pins += [(pin.start, pin.stop) for pin in self._brief]
+        return subtract(whole, sorted(pins))
 
     # resident
 

@@ -39,10 +39,14 @@ class PageTable:
         """Whether every byte of `[start, stop)` is there. An empty range is."""
         return stop <= start or self.rows.find(b"\0", start // PAGE, -(-stop // PAGE)) < 0
 
-    def missing(self, start: int, stop: int) -> Iterator[ByteRange]:
+    def missing(self, start: int, stop: int) -> list[ByteRange]:
         """The runs of absent pages that `[start, stop)` touches, as byte ranges of whole pages, in order."""
-        for run in _ABSENT_RUN.finditer(self.rows, start // PAGE, -(-stop // PAGE)):
-            yield self._bytes(*run.span())
+        runs = _ABSENT_RUN.finditer(self.rows, start // PAGE, -(-stop // PAGE))
+        return [self._bytes(*run.span()) for run in runs]
+
+    def missing_bytes(self, start: int, stop: int) -> int:
+        """How many bytes of the pages of `[start, stop)` are absent."""
+        return self._absent_bytes(start // PAGE, -(-stop // PAGE))
 
     def runs(self, start: int = 0, stop: int | None = None) -> Iterator[ByteRange]:
         """The runs of resident pages that `[start, stop)` touches, as byte ranges of whole pages, in order."""
@@ -119,5 +123,5 @@ class PageTable:
 
     def _absent_bytes(self, first: int, last: int) -> int:
         """How many bytes of the file lie in the absent ones of pages `first` to `last`; the last page may be short."""
-        lacking = self.count * PAGE - self.size if last == self.count and not self.rows[last - 1] else 0
+        lacking = self.count * PAGE - self.size if last == self.count > first and not self.rows[last - 1] else 0
         return self.rows[first:last].count(0) * PAGE - lacking

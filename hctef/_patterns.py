@@ -393,10 +393,19 @@ class Rents:
         return self.since < LONG_AGO
 
     def missed(
-        self, start: int, weight: float, price: float, absent: Callable[[int, int], int], most: int, *, local: bool
+        self,
+        start: int,
+        weight: float,
+        price: float,
+        absent: Callable[[int, int], int],
+        most: int,
+        *,
+        local: bool,
+        eager: bool,
     ) -> ByteRange | None:
         """A miss at `start` has cost a round trip, worth `price` bytes. Returns the region that is to be bought, of
-        at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves."""
+        at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves; `eager`: what
+        is bought comes behind the reader, at no cost to him."""
         for region in self._bought:
             if region.start <= start < region.stop:
                 self.since = 0
@@ -413,7 +422,7 @@ class Rents:
             rent = count * price
             if local:
                 rent /= 1.5
-            elif bits == self._bits[-1] and count >= EAGER:
+            elif eager and bits == self._bits[-1] and count >= EAGER:
                 rent *= 3
             low = key << bits
             length = min(self._size, low + (1 << bits)) - low

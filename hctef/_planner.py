@@ -17,9 +17,7 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from intervaltree import Interval
-
-from hctef._intervals import Claim
+from hctef._intervals import Claim, Pin
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._residency import Residency
 from hctef._steps import Call, Deliver, FetchPlan, PlanGen, Wait
@@ -48,7 +46,7 @@ class Planner(Residency):
 
     # reading
 
-    def read(self, start: int, stop: int, *, hold: bool = False) -> PlanGen[Interval | None]:
+    def read(self, start: int, stop: int, *, hold: bool = False) -> PlanGen[Pin | None]:
         """Make `[start, stop)` resident, and have fetched behind the reader what it is likely to read next.
 
         Returns the pin that keeps it so until `unpin`; None where there is nothing to keep. `hold`: for longer than a
@@ -57,7 +55,7 @@ class Planner(Residency):
         self._check_open()
         if stop <= start:
             return None
-        pin = self.pin(start, stop)
+        pin = self.pin(start, stop, brief=not hold)
         self.stats.bytes_read += stop - start
         try:
             if self.pages.resident(start, stop) and not (hold and self.pager):
@@ -101,17 +99,18 @@ class Planner(Residency):
     def _consult(self, wanted: ByteRange, now: float) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
         """Ask the policy about a read. Returns the claims to fetch for it, and those to fetch behind it."""
         trapped = self._spring(*wanted)
-        missing = any(True for _ in self._gaps.unclaimed(*wanted))
-        advice = self.policy.access(*wanted, now, missing=missing, trapped=trapped)
+        gaps = self._gaps.unclaimed(*wanted)
+        advice = self.policy.access(*wanted, now, missing=bool(gaps), trapped=trapped)
         urgent: tuple[Claim, ...] = ()
-        if missing:
-            block = align(min(advice.block.start, wanted.start), max(advice.block.stop, wanted.stop), self.size)
-            if self.link.round_trip < NEARBY:
-                urgent = self._claim(self._gaps.unclaimed(*block), urgent=True)
-            else:  # the reader's own bytes first: a server that starts slowly sends the rest a round trip later
-                first = wanted.start - wanted.start % PAGE
-                urgent = self._claim(self._gaps.unclaimed(first, block.stop), urgent=True)
-                urgent += self._claim(self._gaps.unclaimed(block.start, first))
+        if gaps:
+            (start, stop), (first, last) = advice.block, align(*wanted, self.size)
+            if start < first and self.link.round_trip < NEARBY:
+                first = start
+            if first < gaps[0].start or stop > last:
+                gaps = self._gaps.unclaimed(first, max(stop, last))
+            urgent = self._claim(gaps, urgent=True)
+            if start < first:  # the reader's own bytes come first: what is before them, a server sends with the rest
+                urgent += self._claim(self._gaps.unclaimed(start, first))
         for offset in advice.traps:
             page = offset - offset % PAGE
             if not self.pages.resident(page, page + 1):
@@ -291,14 +290,14 @@ class Planner(Residency):
                 idle.append(claim)
         return tuple(idle)
 
-    def _claim(self, gaps: Iterable[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
+    def _claim(self, gaps: list[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
         """Claim gaps that nobody fetches, and what is worth fetching with them."""
         pieces: list[ByteRange] = []
         for extent in self._gaps.extents(gaps):
             if extent.length >= HUGE_BYTES and self.options.max_resident_bytes is None:
                 self.arena.expect(*extent)
             parts = min(self.options.max_connections, SPLIT_MOST, -(-extent.length // SPLIT_BYTES))
-            pieces += split(extent, parts)
+            pieces += split(extent, parts) if parts > 1 else (extent,)
         claims = tuple(self.cache.claim(piece) for piece in pieces)
         for claim in claims:
             claim.urgent = urgent

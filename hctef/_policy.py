@@ -12,7 +12,9 @@ Extra bytes cost time on the line, a miss costs a round trip. Both are measured 
 - Rents (ski rental, Karlin et al. 1988): a region whose misses have cost as much as its bytes would is bought, at
   every scale up to the whole file; whatever comes, that costs at most about twice the better choice. Where reads show
   no locality, to wait for so long teaches nothing: a quarter of the price is enough, since what is bought comes
-  behind the reader, whose own requests go first.
+  behind the reader, whose own requests go first (on a near line both are this process's work, and it is not). Where
+  memory is bounded, what is bought goes again: only where reads show locality is anything bought, and rents count
+  for as long as it would stay.
 
 Nothing is known of hits: they are free because nobody is told of them. Where one must be heard of, to keep a window
 ahead of its reader or to learn whether a block is used, its page is made a trap.
@@ -98,6 +100,7 @@ class Policy:
         "_bound",
         "_connections",
         "_finder",
+        "_fits",
         "_hint",
         "_largest",
         "_least",
@@ -106,6 +109,7 @@ class Policy:
         "_runs",
         "_size",
         "_slowness",
+        "_spent",
         "_stride_survival",
         "_strides",
         "_survival",
@@ -126,10 +130,12 @@ class Policy:
         absent: Callable[[int, int], int],
     ) -> None:
         """`largest`: bytes ahead at most, 0 for none, None for as many as pay; `least`: bytes in a request; `window`:
-        bytes that may be ahead without pushing out others; `absent`: bytes of `[start, stop)` neither resident nor
-        in flight."""
+        bytes that may be ahead without pushing out others, `size` where all of the file may stay; `absent`: bytes of
+        `[start, stop)` neither resident nor in flight."""
         self._size, self._link, self._largest, self._least = size, link, largest, least
         self._window, self._connections, self._absent = min(window, size), connections, absent
+        self._fits = window >= size
+        self._spent = 0  # bytes that were worth it since the rents began anew
         self._bound = self._window if largest is None else min(largest, self._window)
         self._hint = "normal"
         self._runs: list[Run] = []  # latest first
@@ -250,14 +256,16 @@ class Policy:
             return self._advice(block, behind, traps)
         if self._blocks.missed(start, product) and self._largest is None:
             behind += self._blocks.latest(product, ENLARGED)
-        if self._largest is None:
+        local = self._blocks.used or self._blocks.clustered
+        if self._largest is None and (local or self._fits):
             region = self._rents.missed(
                 start,
                 1.0 if stop - start < unit else 0.5,  # who reads much at once chooses what
                 product * self._slowness,
                 self._absent,
                 self._window,
-                local=self._blocks.used or self._blocks.clustered,
+                local=local,
+                eager=self._link.round_trip > NEARBY,
             )
             if region is not None and region.length > block.length:
                 parts = (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
@@ -435,6 +443,10 @@ class Policy:
 
     def _advice(self, block: ByteRange, behind: list[ByteRange], traps: list[int]) -> Advice:
         """What all the above came to, cut to what may be ahead."""
+        if not self._fits:
+            self._spent += block.length + sum(part.length for part in behind)
+            if self._spent > self._window:  # what was bought by then goes to make room: rents begin anew
+                self._spent, self._rents = 0, Rents(self._size)
         if self._bound < self._size:
             room, wishes = self._bound, behind
             behind = []

@@ -17,11 +17,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from intervaltree import Interval
-
 from hctef._arena import AnonymousArena
 from hctef._drivers import Driver
 from hctef._http import Validator, parse_url
+from hctef._intervals import Pin
 from hctef._link import Link
 from hctef._opening import Opening
 from hctef._options import Options, UrlSource
@@ -57,7 +56,7 @@ class Remote:
         self.driver.before_waiting = functools.partial(_check_waiting, self.async_drivers)
         self._users = 0
         self._users_lock = threading.RLock()  # the garbage collector may come in between
-        self._unpinned: deque[Interval] = deque()
+        self._unpinned: deque[Pin] = deque()
         self._counted: deque[tuple[int, int]] = deque()
         with _registry:
             _remotes.add(self)
@@ -144,9 +143,9 @@ class Remote:
 
     # reading
 
-    def load(self, start: int, stop: int) -> Interval | None:
+    def load(self, start: int, stop: int) -> Pin | None:
         """Make `[start, stop)` resident, pinned until `unpin`."""
-        pin: Interval | None = self._wait_for(self.planner.read(start, stop, hold=True))
+        pin: Pin | None = self._wait_for(self.planner.read(start, stop, hold=True))
         return pin
 
     def copy(self, start: int, stop: int) -> bytes:
@@ -164,7 +163,7 @@ class Remote:
             if self.planner.pages.resident(start, stop):
                 self.planner.pages.touch(start, stop)
 
-    def unpin(self, pin: Interval | None) -> None:
+    def unpin(self, pin: Pin | None) -> None:
         """Let a pin go. Never blocks on the file's lock: it may be called by the garbage collector, which may hold
         it."""
         if pin is None:

@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from intervaltree import Interval
-
 from hctef._arena import Arena
 from hctef._gaps import Gaps
-from hctef._intervals import Claim, IntervalCache
+from hctef._intervals import Claim, IntervalCache, Pin
 from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
 from hctef._policy import Policy
-from hctef._ranges import PAGE, ByteRange, align, coalesce
+from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._stats import Stats
 from hctef._steps import Fill, PlanGen, Wait
 from hctef._transfer import Requester, Sink, Slots
@@ -119,7 +117,7 @@ class Residency:
             self.link,
             largest=readahead if isinstance(readahead, int) else None if readahead == "auto" else 0,
             least=options.minimum_range_request_bytes,
-            window=size if limit is None else limit // 4,
+            window=size if limit is None or limit >= size else limit // 4,
             connections=options.max_connections,
             absent=self._gaps.absent,
         )
@@ -175,14 +173,14 @@ class Residency:
         piece = wishes.pop(self._gaps, policy.piece_of(wishes.count), policy.few)
         if piece is None:
             return None
-        claim = self.cache.claim(next(self._gaps.extents([piece])))
+        claim = self.cache.claim(*self._gaps.extents([piece]))
         claim.behind = True
         wishes.begun(claim.stop - claim.start)
         return claim
 
     def _pump(self) -> tuple[Claim, ...]:
         """Claims for what is wished for, as many as there is room for."""
-        return tuple(iter(self._next, None))
+        return tuple(iter(self._next, None)) if self._wishes else ()
 
     def _give_back(self, claim: Claim) -> None:
         if claim.open and claim.behind:
@@ -312,11 +310,11 @@ class Residency:
         """The runs of bytes that are in memory, whole pages, sorted."""
         return coalesce([*self.pages.runs(), *self._withheld()])
 
-    def pin(self, start: int, stop: int) -> Interval:
-        """Keep the pages of `[start, stop)` from being evicted until `unpin`."""
-        return self.cache.pin(*align(start, stop, self.size))
+    def pin(self, start: int, stop: int, *, brief: bool = False) -> Pin:
+        """Keep the pages of `[start, stop)` from being evicted until `unpin`; `brief`: for as long as a read takes."""
+        return self.cache.pin(start - start % PAGE, -(-stop // PAGE) * PAGE, brief=brief)
 
-    def unpin(self, pin: Interval | None) -> None:
+    def unpin(self, pin: Pin | None) -> None:
         if pin is not None:
             self.cache.unpin(pin)
             if self.pager is not None:

@@ -27,6 +27,7 @@ from urllib3.exceptions import (
 from urllib3.util import Timeout, parse_url
 
 from hctef._http import Head
+from hctef._http1 import PlainResponse, plain_pools
 from hctef._options import Options
 from hctef._proxies import environment_proxy
 from hctef._retries import TransportError
@@ -35,6 +36,7 @@ from hctef._steps import Send
 DRAIN_BYTES = 16 * 1024
 """A discarded body of up to this many bytes is read, to keep the connection; a longer one costs more than a new one."""
 
+_BROKEN = (HTTPError, OSError, ValueError, AttributeError)  # AttributeError: aborted by another thread
 _POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
 _ONCE = urllib3.Retry(False)  # the core asks again, not the pool
 _pools: dict[str, urllib3.PoolManager] = {}
@@ -51,7 +53,7 @@ def shared_pool(proxy: str) -> urllib3.PoolManager:
                 headers = urllib3.make_headers(proxy_basic_auth=auth) if auth else None
                 pool = urllib3.ProxyManager(proxy, proxy_headers=headers, num_pools=32, maxsize=_POOL_SIZE)
             else:
-                pool = urllib3.PoolManager(num_pools=32, maxsize=_POOL_SIZE)
+                pool = plain_pools(num_pools=32, maxsize=_POOL_SIZE)
             _pools[proxy] = pool
         return pool
 
@@ -78,7 +80,7 @@ class Urllib3Transport:
     def exchange(self) -> Urllib3Exchange:
         return Urllib3Exchange(self)
 
-    def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | PlainResponse:
         """Send a request. The ways to a server are looked up once: that takes as long as the request itself."""
         slash = url.find("/", 8)
         origin = url[:slash]
@@ -113,75 +115,110 @@ def pool_timeout(timeout: Any) -> Timeout | None:
     return Timeout(float(timeout))
 
 
+class _Response:
+    """A response as urllib3 reads it: of a caller's pool, by a proxy, or not plain; used as a `PlainResponse` is."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self._response: Any = response
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+
+    @property
+    def left(self) -> int | None:
+        """Bytes of the body that were not read; None where nobody knows."""
+        left: int | None = None if self._response.chunked else self._response.length_remaining
+        return left
+
+    @property
+    def ended(self) -> bool:
+        return self._response._fp is not None and self._response._fp.isclosed()
+
+    def readinto(self, room: memoryview, *, whole: bool) -> int:
+        response = self._response
+        body = response._fp  # http.client's; urllib3's own readinto reads into bytes first, and copies them
+        if response.chunked or body is None or not body.length or body.fp is None:
+            data = self.read(len(room))
+            room[: len(data)] = data
+            return len(data)
+        count: int = (body.fp.readinto if whole else body.fp.readinto1)(room[: body.length])
+        body.length -= count
+        response.length_remaining = body.length  # else urllib3 takes the body for cut, and closes
+        if not body.length:
+            body.read(0)  # the end: the connection is free
+        return count
+
+    def read(self, limit: int) -> bytes:
+        data: bytes = self._response.read1(limit, decode_content=False)
+        return data
+
+    def drain(self) -> None:
+        self._response.drain_conn()
+
+    def release(self) -> None:
+        self._response.release_conn()
+
+    def close(self) -> None:
+        self._response.close()
+
+    def shutdown(self) -> None:
+        self._response.shutdown()
+
+
 class Urllib3Exchange:
     """One request at a time. See `_drivers.Exchange`."""
 
     def __init__(self, transport: Urllib3Transport) -> None:
         self._transport = transport
-        self._response: urllib3.BaseHTTPResponse | None = None
+        self._response: PlainResponse | _Response | None = None
         self._method = ""
 
     def send(self, request: Send) -> Head:
         self.drop()
         self._method = request.method
         try:
-            self._response = self._transport.open(request.method, request.url, request.headers)
+            response = self._transport.open(request.method, request.url, request.headers)
         except (HTTPError, OSError, ValueError) as error:
             raise translate(error) from error
-        headers = {name.lower(): value for name, value in self._response.headers.items()}
-        return Head(self._response.status, headers)
+        self._response = response if isinstance(response, PlainResponse) else _Response(response)
+        return Head(self._response.status, self._response.headers)
 
     def receive(self, limit: int) -> bytes:
-        response: Any = self._response
+        response = self._response
         if response is None:
             return b""
         try:
-            data: bytes = response.read1(limit, decode_content=False)
-        except (HTTPError, OSError, ValueError, AttributeError) as error:  # AttributeError: aborted by another thread
+            return response.read(limit)
+        except _BROKEN as error:
             self._close()
             raise translate(error) from error
-        return data
 
     def receive_into(self, room: memoryview, *, whole: bool) -> int:
-        response: Any = self._response
+        response = self._response
         if response is None:
             return 0
         try:
-            body = response._fp  # http.client's; urllib3's own readinto reads into bytes first, and copies them
-            if response.chunked or body is None or not body.length or body.fp is None:
-                data: bytes = response.read1(len(room), decode_content=False)
-                room[: len(data)] = data
-                return len(data)
-            count: int = (body.fp.readinto if whole else body.fp.readinto1)(room[: body.length])
-            body.length -= count
-            response.length_remaining = body.length  # else urllib3 takes the body for cut, and closes
-            if not body.length:
-                body.read(0)  # the end: the connection is free
-        except (HTTPError, OSError, ValueError, AttributeError) as error:  # AttributeError: aborted by another thread
+            return response.readinto(room, whole=whole)
+        except _BROKEN as error:
             self._close()
             raise translate(error) from error
-        return count
 
     def drop(self) -> None:
-        response: Any = self._response
+        response = self._response
         if response is None:
             return
-        left = response.length_remaining
-        if response.status < 200 or response.status in (204, 304) or self._method == "HEAD":
-            left = DRAIN_BYTES + 1  # http.client reads no body of these: what came would pass for the next response
-        with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
-            if left is None or response.chunked:
-                if response._fp is not None and response._fp.isclosed():  # read to its end
-                    response.release_conn()
-                    self._response = None
-            elif left <= DRAIN_BYTES:
-                response.drain_conn()
-                response.release_conn()
+        # http.client reads no body of these: what came would pass for the next response.
+        bodiless = response.status < 200 or response.status in (204, 304) or self._method == "HEAD"
+        left = response.left
+        with contextlib.suppress(*_BROKEN):
+            if not bodiless and (response.ended if left is None else left <= DRAIN_BYTES):
+                if left:
+                    response.drain()
+                response.release()
                 self._response = None
         self._close()
 
     def abort(self) -> None:
-        response: Any = self._response
+        response = self._response
         with contextlib.suppress(Exception):  # it may end in its own thread at this moment
             if response is not None:
                 response.shutdown()
@@ -191,7 +228,7 @@ class Urllib3Exchange:
         if response is not None:
             with contextlib.suppress(HTTPError, OSError, ValueError):
                 response.close()
-                response.release_conn()
+                response.release()
 
 
 def translate(error: Exception) -> TransportError:

@@ -15,13 +15,14 @@ from hctef._remote import Remote
 
 if TYPE_CHECKING:
     import numpy as np
-    from intervaltree import Interval
     from numpy.typing import DTypeLike, NDArray
+
+    from hctef._intervals import Pin
 
 READ_ONLY = "a RemoteBuffer is read-only"
 
 
-_exports: dict[int, tuple[memoryview, weakref.ref[Remote], Interval | None]] = {}
+_exports: dict[int, tuple[memoryview, weakref.ref[Remote], Pin | None]] = {}
 """By `id(view)`: what `__buffer__` handed out and `__release_buffer__` has not taken back.
 
 The garbage collector may clear an exporter before it takes its view back: what is to be unpinned stands here, not
@@ -30,7 +31,7 @@ there. And it must not come upon the view itself: before CPython 3.12.7 it clear
 """
 
 
-def export(remote: Remote, arena: Arena, start: int, stop: int, pin: Interval | None = None) -> memoryview:
+def export(remote: Remote, arena: Arena, start: int, stop: int, pin: Pin | None = None) -> memoryview:
     """What a `__buffer__` returns: `[start, stop)` of an arena. `pin` is let go when `take_back` gets it."""
     view = arena.view(start, stop)
     _exports[id(view)] = view, weakref.ref(remote), pin
@@ -48,7 +49,7 @@ def take_back(view: memoryview) -> None:
 class _Pinned:
     """Exports a range, and unpins it when the last view of it is gone."""
 
-    def __init__(self, remote: Remote, arena: Arena, extent: ByteRange, pin: Interval | None) -> None:
+    def __init__(self, remote: Remote, arena: Arena, extent: ByteRange, pin: Pin | None) -> None:
         self._remote, self._arena, self._extent, self._pin = remote, arena, extent, pin
 
     def __buffer__(self, flags: int, /) -> memoryview:
@@ -61,7 +62,7 @@ class _Pinned:
         take_back(view)
 
 
-def pinned_view(remote: Remote, arena: Arena, extent: ByteRange, pin: Interval | None) -> memoryview:
+def pinned_view(remote: Remote, arena: Arena, extent: ByteRange, pin: Pin | None) -> memoryview:
     """A read-only view of an extent that is resident in `arena`; it takes over its pin."""
     return memoryview(_Pinned(remote, arena, extent, pin))
 

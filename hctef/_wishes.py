@@ -28,6 +28,10 @@ class Wishes:
         self.bytes = 0
         """That they have asked for."""
 
+    def __bool__(self) -> bool:
+        """Whether anything is wished for."""
+        return bool(self._queue)
+
     def push(self, ranges: Iterable[ByteRange]) -> None:
         """Ranges, most wanted first, before all that was wished for earlier."""
         self._queue.extendleft(reversed([item for item in ranges if item.start < item.stop]))

@@ -174,7 +174,7 @@ class Resolver:
 
     def read(self, extent: ByteRange, *, hold: bool) -> Any:
         """Make a range resident. Returns the pin that keeps it so, where `hold`."""
-        pin = self.driver.run(self.planner.read(*extent))
+        pin = self.driver.run(self.planner.read(*extent, hold=hold))
         if not hold:
             self.let_go(pin)
             return None

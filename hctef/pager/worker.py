@@ -365,7 +365,7 @@ class Worker:
             for start, stop in resolver.arena.found():
                 for extent in ranges:
                     begin, end = max(start, extent.start), min(stop, extent.stop, resolver.size)
-                    for gap in list(resolver.pages.missing(begin, end)) if begin < end else ():
+                    for gap in resolver.pages.missing(begin, end) if begin < end else ():
                         resolver.planner.took(gap)
         resolver.show()
 

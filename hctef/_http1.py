@@ -1,0 +1,264 @@
+"""HTTP/1.1 responses of the plain kind, read straight from urllib3's connections.
+
+urllib3 makes the connections, keeps them, and speaks TLS on them. What it and `http.client` do for a request beyond
+that (parse the head as e-mail, build it anew, wrap the socket in a buffered file, copy the body) takes longer than the
+request itself on a near server. Here a GET goes out in one piece, and where its answer is plain (HTTP/1.1, 200 or 206,
+one Content-Length, no Transfer-Encoding, lines that end as RFC 9112 section 2.2 has them) its head is taken apart here
+and its body received where it belongs. Whatever is not plain is replayed to `http.client` from its first byte.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+STAGING = 16 * 1024
+"""Bytes of a connection's buffer: a head, and a small body with it."""
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_PLAIN = re.compile(rb"HTTP/1\.1 20[06] ")
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_HEADERS_MOST = 100  # as http.client has it
+
+
+def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
+    """Status, headers (names in lower case, repeated ones joined by commas) and Content-Length of a plain response's
+    head, without the empty line at its end; None where it is not plain."""
+    if not _PLAIN.match(block):
+        return None
+    lines = block.decode("latin-1").split("\r\n")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name[-1] in " \t" or name[0] in " \t" or "\n" in line or "\r" in line:
+            return None
+        name, value = name.lower(), value.strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    length = headers.get("content-length", "")
+    if len(lines) > _HEADERS_MOST or "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
+        return None
+    return int(block[9:12]), headers, int(length)
+
+
+class PlainResponse:
+    """The answer to a request, as far as urllib3's pool looks at it, and its body."""
+
+    __slots__ = ("_ahead", "_connection", "_keep", "_pool", "headers", "left", "retries", "sock", "status")
+
+    chunked = False
+    version_string = "HTTP/1.1"
+
+    def __init__(self, sock: Any, status: int, headers: dict[str, str], left: int, ahead: memoryview) -> None:
+        """`left`: bytes of the body; `ahead`: those of them that came with the head."""
+        self.sock, self.status, self.headers, self.left = sock, status, headers, left
+        self._ahead = ahead[:left]
+        self._connection: Any = None  # these are set by urllib3
+        self._pool: Any = None
+        self.retries: Any = None
+        # More than was announced may pass for the next response.
+        self._keep = len(ahead) <= left and "close" not in headers.get("connection", "").lower()
+
+    @property
+    def length_remaining(self) -> int:
+        return self.left
+
+    def readinto(self, room: memoryview, *, whole: bool) -> int:
+        """Receive bytes of the body; `whole`: as many as fit. 0: nothing is left, or the connection ended early."""
+        room = room[: self.left]
+        most, count, ahead = len(room), 0, self._ahead
+        if ahead:
+            count = min(most, len(ahead))
+            room[:count] = ahead[:count]
+            self._ahead = ahead[count:]
+        while count < most and (whole or not count):
+            came = self.sock.recv_into(room[count:])
+            if not came:
+                self._keep = False
+                break
+            count += came
+        self.left -= count
+        return count
+
+    def read(self, limit: int) -> bytes:
+        """Receive at least one byte of the body, and at most `limit`; b'' where `readinto` returns 0."""
+        room = bytearray(min(limit, self.left, STAGING * 16))
+        count = self.readinto(memoryview(room), whole=False)
+        return bytes(memoryview(room)[:count])
+
+    def drain(self) -> None:
+        """Read the rest."""
+        while self.left and self.read(self.left):
+            pass
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body was read."""
+        return not self.left
+
+    def release(self) -> None:
+        """Give the connection back, for the next request where this one's body was read to its end."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self.left or not self._keep:
+                connection.close()
+            self._pool._put_conn(connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def shutdown(self) -> None:
+        """Make a receive that waits in another thread fail."""
+        self.sock.shutdown(socket.SHUT_RD)
+
+
+class _Replayed(io.RawIOBase):
+    """A socket's bytes, after some that were received already."""
+
+    def __init__(self, sock: Any, before: bytes) -> None:
+        self._raw, self._before = sock.makefile("rb", buffering=0), before
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int | None:
+        if self._before:
+            count = min(len(target), len(self._before))
+            target[:count], self._before = self._before[:count], self._before[count:]
+            return count
+        received: int | None = self._raw.readinto(target)
+        return received
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Replay:
+    """What `http.client` asks of a socket."""
+
+    def __init__(self, sock: Any, before: bytes) -> None:
+        self._file = io.BufferedReader(_Replayed(sock, before))
+
+    def makefile(self, _: str) -> Any:
+        return self._file
+
+
+class _Plain:
+    """What is put before urllib3's connections."""
+
+    _asked: tuple[str, str] | None = None
+    _staging: bytearray | None = None
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
+        connection: Any = self
+        if method != "GET" or body is not None or options.get("preload_content", True):
+            self._asked = None
+            super().request(method, url, body=body, headers=headers, **options)  # type: ignore[misc]
+            return
+        self._asked = method, url
+        if connection.sock is None:
+            connection.connect()
+        connection.sock.settimeout(connection.timeout)
+        connection.sock.sendall(self._head(url, headers))
+
+    def _head(self, url: str, headers: Mapping[str, str]) -> bytes:
+        """A request. Raises ValueError: it holds line breaks of its own."""
+        connection: Any = self
+        host = f"[{connection.host}]" if ":" in connection.host else connection.host
+        if connection.port != connection.default_port:
+            host = f"{host}:{connection.port}"
+        lines = [f"GET {url} HTTP/1.1", f"Host: {host}", f"User-Agent: {_USER_AGENT}"]
+        if any(name.lower() == "user-agent" for name in headers):
+            del lines[2]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        text = "\r\n".join(lines)
+        if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or " " in url:
+            raise ValueError("a line break in a request")
+        return text.encode("latin-1") + b"\r\n\r\n"
+
+    def getresponse(self) -> Any:
+        connection: Any = self
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return super().getresponse()  # type: ignore[misc]
+        sock = connection.sock
+        sock.settimeout(connection.timeout)
+        staging = self._staging
+        if staging is None:
+            staging = self._staging = bytearray(STAGING)
+        view, count, end = memoryview(staging), 0, None
+        while end is None and count < STAGING:
+            came = sock.recv_into(view[count:])
+            if not came:
+                break
+            end = _HEAD_END.search(staging, max(0, count - 3), count + came)
+            count += came
+        if not count:
+            raise http.client.RemoteDisconnected("Remote end closed connection without response")
+        if end is not None and len(end[0]) == 4:
+            plain = plain_head(bytes(view[: end.start()]))
+            if plain is not None:
+                ahead = view[end.end() : count]
+                return PlainResponse(sock, *plain, ahead)
+        return self._replay(*asked, bytes(view[:count]))
+
+    def _replay(self, method: str, url: str, before: bytes) -> urllib3.HTTPResponse:
+        """The response as `http.client` and urllib3 read it."""
+        connection: Any = self
+        answer = http.client.HTTPResponse(_Replay(connection.sock, before), method=method)  # type: ignore[arg-type]
+        shutdown = connection.sock.shutdown
+        try:
+            answer.begin()
+        except BaseException:
+            answer.close()
+            raise
+        if answer.will_close:
+            connection.close()  # the response holds the socket's file
+        return urllib3.HTTPResponse(
+            body=answer,
+            headers=urllib3.HTTPHeaderDict(answer.msg.items()),
+            status=answer.status,
+            version=answer.version,
+            reason=answer.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=answer,
+            request_method=method,
+            request_url=url,
+            sock_shutdown=shutdown,
+        )
+
+
+_USER_AGENT = f"python-urllib3/{urllib3.__version__}"  # type: ignore[attr-defined]
+
+
+class PlainHTTPConnection(_Plain, HTTPConnection):
+    pass
+
+
+class PlainHTTPSConnection(_Plain, HTTPSConnection):
+    pass
+
+
+class PlainHTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = PlainHTTPConnection
+
+
+class PlainHTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = PlainHTTPSConnection
+
+
+def plain_pools(**options: Any) -> urllib3.PoolManager:
+    """A PoolManager whose connections are of this kind."""
+    pool = urllib3.PoolManager(**options)
+    pool.pool_classes_by_scheme = {"http": PlainHTTPPool, "https": PlainHTTPSPool}
+    return pool
