@@ -101,6 +101,7 @@ class Run:
         "start",
         "step",
         "stride",
+        "trap",
     )
 
     def __init__(self, start: int, stop: int, low: int, high: int) -> None:
@@ -111,6 +112,8 @@ class Run:
         read."""
         self.low, self.edge = low, high
         """What was asked for: up to `edge`, from `low` on; if it goes backward, down to `edge`."""
+        self.trap = start
+        """The last trap that was laid for it."""
         self.step = 0
         """1 forward, -1 backward, 0 not known yet."""
         self.length = max(1, stop - start)

@@ -85,7 +85,7 @@ class Planner(Residency):
         self.stats.misses += 1
         mine = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
         rest = (*(claim for claim in urgent if claim not in mine), *behind)
-        if self.link.round_trip < NEARBY or all(claim.stop <= wanted.stop + FLIGHT for claim in mine):
+        if self._at_once(mine, wanted.stop):
             if mine or rest:
                 yield FetchPlan(claims=mine, background=rest)
                 self._raise_first(mine)
@@ -95,6 +95,11 @@ class Planner(Residency):
             self._raise_first(mine)
         yield from self.fetch([wanted])
         self.policy.waited(self.clock() - began)
+
+    def _at_once(self, claims: Iterable[Claim], stop: int) -> bool:
+        """Whether a reader who needs the bytes before `stop` does best to bring all of `claims` himself. What is long
+        and far away he leaves to others: he goes on as soon as his own bytes are there."""
+        return self.link.round_trip < NEARBY or all(claim.stop <= stop + FLIGHT for claim in claims)
 
     def _consult(self, wanted: ByteRange, now: float) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
         """Ask the policy about a read. Returns the claims to fetch for it, and those to fetch behind it."""
@@ -185,8 +190,11 @@ class Planner(Residency):
                 yield FetchPlan(claims=claims)
                 self._raise_first(claims)
             elif idle := self._hurry(missing):
-                yield FetchPlan(claims=idle)
-                self._raise_first(idle)
+                if self._at_once(idle, missing[-1].stop):
+                    yield FetchPlan(claims=idle)
+                    self._raise_first(idle)
+                else:
+                    yield FetchPlan(background=idle)
             else:
                 self.stats.waits += 1
                 yield FetchPlan(

@@ -168,7 +168,9 @@ class Residency:
     def _next(self) -> Claim | None:
         """The next piece of what is wished for, claimed, where there is room for another request."""
         wishes, policy = self._wishes, self.policy
-        if wishes.count >= max(1, self.options.max_connections - 1) or wishes.bytes >= policy.in_flight:
+        if wishes.count and wishes.bytes + policy.piece > policy.in_flight:
+            return None
+        if wishes.count >= max(1, self.options.max_connections - 1):
             return None  # one connection is left to the readers
         piece = wishes.pop(self._gaps, policy.piece_of(wishes.count), policy.few)
         if piece is None:

@@ -249,9 +249,15 @@ class Simulation:
                 at += 1
             yield ByteRange(first * PAGE, min(self.size, at * PAGE))
 
+    def _room(self) -> bool:
+        """As `Residency._next` has it."""
+        policy, flying = self.policy, self.flying
+        room = not flying or self.flying_bytes + policy.piece <= policy.in_flight
+        return room and flying < self.line.connections - 1
+
     def _pull(self) -> None:
         """Request pieces of wishes while there is room; one connection is left to readers."""
-        while self.wishes and self.flying_bytes < self.policy.in_flight and self.flying < self.line.connections - 1:
+        while self.wishes and self._room():
             wish = self.wishes.popleft()
             gap = next(self._gaps(wish), None)
             if gap is not None:

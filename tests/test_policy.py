@@ -357,10 +357,11 @@ def test_advice_of_madvise() -> None:
 
 
 def test_pieces_suit_the_line() -> None:
-    """A round trip's bytes, about two pieces in flight; a new connection carries less at first."""
+    """Most of a round trip's bytes, and not many more in flight than the line holds; a new connection carries less at
+    first."""
     fetch = policy()
-    assert fetch.piece == pytest.approx(2e6, rel=0.05)
-    assert 2 * fetch.piece <= fetch.in_flight <= 3 * fetch.piece
+    assert 0.5 * 2e6 <= fetch.piece <= 2e6
+    assert 2 * 2e6 <= fetch.in_flight <= 3 * 2e6
     pieces = [fetch.piece_of(2) for _ in range(6)]
     assert pieces[0] == 65536
     assert pieces == sorted(pieces)
