@@ -46,6 +46,15 @@ class HctefBuffer(Hctef):
     families = frozenset({"hot", "vectored", "views"})
     slices = True
 
+    def load(self) -> None:
+        """The helper processes, one pair a process and mostly imports, are started before the clock runs, too."""
+        super().load()
+        import hctef
+        from tests.range_server import RangeServer
+
+        with RangeServer() as server, hctef.RemoteBuffer(server.add("data", bytes(1 << 20))) as buf:
+            memoryview(buf).release()
+
     def open(self, url: str, **options: Any) -> Any:
         import hctef
 
