@@ -1,15 +1,16 @@
 """The synchronous driver: it computes each step of a generator under the file's lock, and performs it outside.
 
-`run` performs a generator in the caller's thread. Claims beyond the first of a plan run on the file's `Workers`, at
-most
+`run` performs a generator in the caller's thread. A plan's other claims run on the file's `Workers` too: at most
 `max_connections` threads, which end when they are idle. No lock is held during I/O, a copy, or a caller's callable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -23,6 +24,8 @@ from hctef._steps import Call, Deliver, Drop, FetchPlan, Fill, PlanGen, Receive,
 
 log = logging.getLogger("hctef")
 
+PATIENCE = 0.005
+"""Seconds in which something gets done on a near line."""
 IDLE_SECONDS = 5.0  # a thread's start costs about 50 us: not worth keeping one for long
 
 
@@ -56,14 +59,22 @@ class Transport(Protocol):
 
 
 class Workers:
-    """Threads for transfers that run beside the caller. Daemons: a program's end does not wait for a prefetch."""
+    """Threads for transfers that run beside the caller. Daemons: a program's end does not wait for a prefetch.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    There are as many as are worth it (`enough`), and more, up to `most`, one after the other, while nothing gets done:
+    a server that was quick may keep them all waiting.
+    """
+
+    def __init__(self, most: int, enough: Callable[[], int]) -> None:
+        self._most, self._enough = most, enough
         self._tasks: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._idle = 0
         self._count = 0
+        self._done = 0
+        """Tasks ever, to see whether any gets done."""
+        self._patient = False
+        """One of the threads waits for that."""
 
     def submit(self, task: Callable[[], None], *, urgent: bool = False) -> None:
         """Have it done soon; `urgent`: before those that wait already."""
@@ -72,20 +83,52 @@ class Workers:
             if self._idle >= len(self._tasks):
                 self._changed.notify()
                 return
-            if self._count >= self._limit:
-                return
-            self._count += 1
+            patient = self._reckon()
+        if patient is None:
+            return
         try:
-            threading.Thread(target=self._work, name="hctef-transfer", daemon=True).start()
+            self._start(patient)
         except RuntimeError:  # no thread: after a KeyboardInterrupt there is one, which may have taken the task
             with self._changed:
-                self._count -= 1
                 if self._count == 0:  # nobody would ever do it
                     self._tasks.remove(task)
                     raise
             log.warning("no further thread could be started: the transfer waits for its turn")
 
-    def _work(self) -> None:
+    def _reckon(self) -> bool | None:
+        """Under the lock: whether the next thread, which is counted, is to be patient; None: there is to be none."""
+        if self._count >= self._most or self._patient:
+            return None
+        self._patient = self._count >= self._enough()
+        self._count += 1
+        return self._patient
+
+    def _start(self, patient: bool) -> None:
+        """A thread that was counted."""
+        try:
+            threading.Thread(target=self._work, args=(patient,), name="hctef-transfer", daemon=True).start()
+        except RuntimeError:
+            with self._changed:
+                self._count -= 1
+                self._patient = self._patient and not patient
+            raise
+
+    def _work(self, patient: bool) -> None:
+        while patient:
+            before = self._done
+            time.sleep(PATIENCE)
+            with self._changed:
+                if not self._tasks:
+                    self._count -= 1
+                    self._patient = False
+                    return
+                if self._done > before:
+                    continue
+                patient = self._patient = False
+                another = self._reckon()
+            if another is not None:
+                with contextlib.suppress(RuntimeError):  # then there are as many as there can be
+                    self._start(another)
         while True:
             with self._changed:
                 if not self._tasks:
@@ -97,6 +140,7 @@ class Workers:
                     return
                 task = self._tasks.popleft()
             task()
+            self._done += 1
             del task
 
 
@@ -110,7 +154,7 @@ class Driver:
         self.before_waiting: Callable[[Future[None]], None] = lambda _: None
         """Raises where this thread would wait for what only it can bring."""
         self._closing = threading.Event()
-        self._workers = Workers(planner.options.max_connections)
+        self._workers = Workers(planner.options.max_connections, lambda: planner.at_once)
         self._active: set[Exchange] = set()
 
     def run[T](self, generator: PlanGen[T]) -> T:
@@ -182,8 +226,8 @@ class Driver:
             others = claims[1:] if plan.claims else claims
             for claim in (*(c for c in others if not c.urgent), *(c for c in reversed(others) if c.urgent)):
                 self._workers.submit(functools.partial(self._transfer, claim), urgent=claim.urgent)
-            if plan.claims:
-                self._transfer(plan.claims[0])
+            for claim in plan.claims:  # those that no other thread has begun yet
+                self._transfer(claim)
             for claim in plan.claims[1:]:
                 with self.lock:  # else it might be released between a look and the waiting
                     future = claim.wait_for_release()
@@ -235,7 +279,8 @@ class Driver:
         if self._closing.is_set():
             closing.set()
         self._closing = closing
-        self._workers = Workers(self.planner.options.max_connections)
+        planner = self.planner
+        self._workers = Workers(planner.options.max_connections, lambda: planner.at_once)
         self._active = set()
         self.planner.after_fork()
         self.transport.after_fork()

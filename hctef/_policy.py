@@ -74,6 +74,8 @@ SHORT = 0.01
 NEARBY = SHORT / 4
 """Seconds: where a round trip is shorter, a run's reader fetches what is worth it himself: another thread would spare
 him a round trip only, and the two would wait for each other's locks."""
+WORK = 500e-6
+"""Seconds of this process's work that a request costs: a small one that takes no longer is not worth another thread."""
 LONGEST_ALONE = 4 * MIB
 LONGEST = 8 * MIB
 """Bytes: that a request costs nothing more."""
@@ -431,6 +433,8 @@ class Policy:
 
     def _elements(self, stride: Stride, behind: list[ByteRange], traps: list[int]) -> None:
         """Ask for the elements of a stride that are worth it."""
+        if self._link.round_trip < WORK:
+            return
         if 2 * stride.asked > stride.depth > 0:
             return
         product, length = self._link.product, max(self._least, stride.length)
