@@ -154,7 +154,7 @@ class Driver:
         self.before_waiting: Callable[[Future[None]], None] = lambda _: None
         """Raises where this thread would wait for what only it can bring."""
         self._closing = threading.Event()
-        self._workers = Workers(planner.options.max_connections, lambda: planner.at_once)
+        self._workers = Workers(planner.options.max_connections, lambda: planner.policy.at_once)
         self._active: set[Exchange] = set()
 
     def run[T](self, generator: PlanGen[T]) -> T:
@@ -280,7 +280,7 @@ class Driver:
             closing.set()
         self._closing = closing
         planner = self.planner
-        self._workers = Workers(planner.options.max_connections, lambda: planner.at_once)
+        self._workers = Workers(planner.options.max_connections, lambda: planner.policy.at_once)
         self._active = set()
         self.planner.after_fork()
         self.transport.after_fork()

@@ -24,6 +24,7 @@ STAGING = 16 * 1024
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _PLAIN = re.compile(rb"HTTP/1\.1 20[06] ")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _HEADERS_MOST = 100  # as http.client has it
 
@@ -37,7 +38,7 @@ def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
     headers: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
-        if not colon or not name or name[-1] in " \t" or name[0] in " \t" or "\n" in line or "\r" in line:
+        if not colon or not _TOKEN.fullmatch(name) or "\n" in value or "\r" in value:
             return None
         name, value = name.lower(), value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -198,12 +199,10 @@ class _Plain:
         view, count, end = memoryview(staging), 0, None
         while end is None and count < STAGING:
             came = sock.recv_into(view[count:])
-            if not came:
-                break
+            if not came:  # http.client would take what came for the whole head
+                raise http.client.RemoteDisconnected("the connection ended before the end of the response's head")
             end = _HEAD_END.search(staging, max(0, count - 3), count + came)
             count += came
-        if not count:
-            raise http.client.RemoteDisconnected("Remote end closed connection without response")
         if end is not None and len(end[0]) == 4:
             plain = plain_head(bytes(view[: end.start()]))
             if plain is not None:

@@ -35,8 +35,8 @@ FLAT, GROWTH = 3, 1.25
 """Round trips in which a rate grew by less than this factor: the pipe was full."""
 
 NEARBY = 0.002
-"""Seconds: a longer round trip is of no line so fast that receives don't wait. The lower bound is not asked there: a
-reader held up for a while would find bytes of a longer time than we know of."""
+"""Seconds. A longer round trip is of no line so fast that receives don't wait, and the lower bound is not asked there:
+a reader held up for a while would find bytes of a longer time than we know of."""
 
 LEAST_SPAN = 0.01
 """Seconds that it is measured over, at least. A thread that waits for the GIL finds what came meanwhile (5 ms, of two
@@ -85,6 +85,11 @@ class Link:
         self.full_at = -1.0
         """When a connection was last seen to fill its pipe."""
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=64)  # totals, every quarter of a round trip
+
+    @property
+    def near(self) -> bool:
+        """Whether the work of this process takes longer than to wait for bytes."""
+        return self.round_trip < NEARBY
 
     @property
     def product(self) -> float:
@@ -188,7 +193,7 @@ class Train:
                 if rate > link.bandwidth:
                     link.rate(rate)
             self._mark, self._bytes, self._waits = ended, 0, 0
-        elif self._total - self._looked >= 4 * SPAN and link.round_trip < NEARBY:
+        elif self._total - self._looked >= 4 * SPAN and link.near:
             self._looked = self._total
             # What was there when reading began was asked for a round trip before.
             rate = self._total / (ended - self._began + link.round_trip)

@@ -323,9 +323,13 @@ class Blocks:
         if misses - len(grids[-2]) >= 3 + chance:
             self.clustered = True
         if misses >= MISSES:
-            self._misses = 0
-            for grid in grids:
-                grid.clear()
+            self.forget()
+
+    def forget(self) -> None:
+        """Hindsight begins anew: what was fetched for misses so far is there no longer, or they were long ago."""
+        self._misses = 0
+        for grid in self._grids:
+            grid.clear()
 
     def latest(self, product: float, count: int) -> list[ByteRange]:
         """The blocks around the latest misses."""
@@ -395,6 +399,10 @@ class Rents:
         """What was bought is still under way, likely."""
         return self.since < LONG_AGO
 
+    def holding(self, at: int) -> ByteRange | None:
+        """The region around byte `at` that was bought."""
+        return next((region for region in self._bought if region.start <= at < region.stop), None)
+
     def missed(
         self,
         start: int,
@@ -409,12 +417,11 @@ class Rents:
         """A miss at `start` has cost a round trip, worth `price` bytes. Returns the region that is to be bought, of
         at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves; `eager`: what
         is bought comes behind the reader, at no cost to him."""
-        for region in self._bought:
-            if region.start <= start < region.stop:
-                self.since = 0
-                self._again += 1
-                if self._again % 16:
-                    return None  # it is under way; now and then it is asked for again, in case the wish was dropped
+        if self.holding(start) is not None:
+            self.since = 0
+            self._again += 1
+            if self._again % 16:
+                return None  # it is under way; now and then it is asked for again, in case the wish was dropped
         best: ByteRange | None = None
         least: float = RENTS
         for bits, counts in zip(self._bits, self._counts, strict=True):

@@ -21,7 +21,7 @@ from hctef._intervals import Claim, Pin
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._residency import Residency
 from hctef._steps import Call, Deliver, FetchPlan, PlanGen, Wait
-from hctef._transfer import NEARBY, PIECE, Sink
+from hctef._transfer import PIECE, Sink
 
 HUGE_BYTES = 4 * 1024 * 1024
 """A gap of this length is worth huge pages, where nothing is evicted piece by piece."""
@@ -83,23 +83,25 @@ class Planner(Residency):
                 yield FetchPlan(background=behind)
             return
         self.stats.misses += 1
-        mine = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
+        mine = urgent
+        if not self.link.near:
+            mine = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
         rest = (*(claim for claim in urgent if claim not in mine), *behind)
         if self._at_once(mine, wanted.stop):
             if mine or rest:
                 yield FetchPlan(claims=mine, background=rest)
-                self._raise_first(mine)
         else:
             yield FetchPlan(background=(*mine, *rest))
             yield FetchPlan(wait=tuple(claim.wait_for(min(wanted.stop, claim.stop)) for claim in mine))
+        if self._missing([wanted]):  # what lies beside it may fail, and nobody is harmed
             self._raise_first(mine)
-        yield from self.fetch([wanted])
+            yield from self.fetch([wanted])
         self.policy.waited(self.clock() - began)
 
     def _at_once(self, claims: Iterable[Claim], stop: int) -> bool:
         """Whether a reader who needs the bytes before `stop` does best to bring all of `claims` himself. What is long
         and far away he leaves to others: he goes on as soon as his own bytes are there."""
-        return self.link.round_trip < NEARBY or all(claim.stop <= stop + FLIGHT for claim in claims)
+        return self.link.near or all(claim.stop <= stop + FLIGHT for claim in claims)
 
     def _consult(self, wanted: ByteRange, now: float) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
         """Ask the policy about a read. Returns the claims to fetch for it, and those to fetch behind it."""
@@ -109,7 +111,7 @@ class Planner(Residency):
         urgent: tuple[Claim, ...] = ()
         if gaps:
             (start, stop), (first, last) = advice.block, align(*wanted, self.size)
-            if start < first and self.link.round_trip < NEARBY:
+            if start < first and self.link.near:
                 first = start
             if first < gaps[0].start or stop > last:
                 gaps = self._gaps.unclaimed(first, max(stop, last))

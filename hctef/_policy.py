@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hctef._link import Link
+from hctef._pace import Pace
 from hctef._patterns import USUAL_BLOCK, Blocks, Rents, Run, Stride, Strides, Survival
 from hctef._ranges import PAGE, ByteRange
 
@@ -67,20 +68,11 @@ SMALL = 8
 ENLARGED = 32
 """Misses whose neighbourhood is fetched behind the reader when blocks grow."""
 
-SHARE = 0.7
-"""Of a round trip's bytes, the largest request: while one is asked for and begins, three others keep the line busy."""
-SHORT = 0.01
-"""Seconds: where a round trip is shorter, a request may take this long, since each costs some work."""
-NEARBY = SHORT / 4
-"""Seconds: where a round trip is shorter, a run's reader fetches what is worth it himself: another thread would spare
-him a round trip only, and the two would wait for each other's locks."""
 WORK = 500e-6
 """Seconds of this process's work that a request costs: a small one that takes no longer is not worth another thread."""
 LONGEST_ALONE = 4 * MIB
-LONGEST = 8 * MIB
-"""Bytes: that a request costs nothing more."""
-COLD = 64 * KIB
-"""What a new connection carries in a few round trips."""
+"""Bytes: on a near line a run's reader fetches what is worth it himself: another thread would spare him a round trip
+only, and the two would wait for each other's locks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +87,18 @@ class Advice:
     """Offsets whose pages are to be withheld when they come, so that their first touch is reported."""
 
 
-class Policy:
+class Policy(Pace):
     """What the readers of one file have read, as far as it tells what they will."""
 
     __slots__ = (
         "_absent",
         "_blocks",
         "_bound",
-        "_connections",
         "_finder",
         "_fits",
         "_hint",
         "_largest",
         "_least",
-        "_link",
         "_rents",
         "_runs",
         "_size",
@@ -118,7 +108,6 @@ class Policy:
         "_strides",
         "_survival",
         "_unexplained",
-        "_warm",
         "_window",
     )
 
@@ -136,8 +125,9 @@ class Policy:
         """`largest`: bytes ahead at most, 0 for none, None for as many as pay; `least`: bytes in a request; `window`:
         bytes that may be ahead without pushing out others, `size` where all of the file may stay; `absent`: bytes of
         `[start, stop)` neither resident nor in flight."""
-        self._size, self._link, self._largest, self._least = size, link, largest, least
-        self._window, self._connections, self._absent = min(window, size), connections, absent
+        super().__init__(link, connections)
+        self._size, self._largest, self._least = size, largest, least
+        self._window, self._absent = min(window, size), absent
         self._fits = window >= size
         self._spent = 0  # bytes that were worth it since the rents began anew
         self._bound = self._window if largest is None else min(largest, self._window)
@@ -151,42 +141,10 @@ class Policy:
         self._rents = Rents(size)
         self._unexplained = False  # the latest access
         self._slowness = 1.0  # a miss's usual wait in round trips
-        self._warm = [COLD] * connections  # what connections may carry, by rank
-
-    # how to fetch
 
     @property
-    def piece(self) -> int:
-        """The largest single background request, bytes."""
-        link = self._link
-        piece = max(COLD, SHARE * link.product, min(LONGEST, link.bandwidth * SHORT))
-        # What is bought comes in smaller ones, so that a reader's request does not wait for long behind them.
-        return max(1, int(piece / 2 if self._rents.paying else piece) // COLD) * COLD
-
-    def piece_of(self, running: int) -> int:
-        """The largest background request where `running` others are under way: it gets the connection of that rank,
-        the warmest first; and one that never carried much is in slow start, so that much would come late on it."""
-        most, warm = self.piece, self._warm
-        if running >= len(warm) or warm[running] >= most:
-            return most
-        size = warm[running]
-        warm[running] = 2 * size
-        return size
-
-    @property
-    def few(self) -> int:
-        """Connections for the pieces of one long wish: a cold one starts slowly, and a reader in sequence waits for the
-        slowest; where a round trip is short, one is busy while another is asked, and more are in each other's way."""
-        return 4 if self._link.round_trip > NEARBY else 3
-
-    @property
-    def in_flight(self) -> int:
-        """Background bytes in flight at most: the line stays busy, and the queue before it short. What a router cannot
-        hold it drops, and a connection that lost much starts anew: with 4 round trips' bytes in flight, every third
-        pass over 256 MiB took 3.5 to 4.3 s instead of 2.8 (20 ms, 1 Gbit/s, a queue of 2 round trips' bytes)."""
-        return int(max(2 * self.piece, (1.5 if self._rents.paying else 2.5) * self._link.product))
-
-    # what to fetch
+    def paying(self) -> bool:
+        return self._rents.paying
 
     def advise(self, hint: str) -> None:
         """'normal', 'sequential' or 'random', as madvise has them."""
@@ -194,7 +152,7 @@ class Policy:
 
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
-        if self._unexplained and not self._rents.paying:  # after that it waits for our own bytes
+        if self._unexplained and not self.paying:  # after that it waits for our own bytes
             ratio = min(4.0, max(1.0, seconds / self._link.round_trip))
             self._slowness += (ratio - self._slowness) / 8
 
@@ -271,15 +229,27 @@ class Policy:
                 self._absent,
                 self._window,
                 local=local,
-                eager=self._link.round_trip > NEARBY,
+                eager=not self._link.near,
             )
-            if region is not None and region.length > block.length:
+            if self._link.near:
+                block = self._bought(start, block)
+            elif region is not None and region.length > block.length:
                 parts = (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
                 behind += (part for part in parts if part.start < part.stop)
         self._ahead(run, ByteRange(start, stop), FIRST_CHANCE, behind, traps)
-        if not self._rents.paying and block.length >= 4 * PAGE:
+        if not self.paying and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)
         return self._advice(block, behind, traps)
+
+    def _bought(self, start: int, block: ByteRange) -> ByteRange:
+        """What to fetch at once on a near line, where what is bought comes in large blocks, each when it is missed:
+        a thread that fetched it behind the reader would only be in his way."""
+        region = self._rents.holding(start)
+        if region is None:
+            return block
+        low = start // LONGEST_ALONE * LONGEST_ALONE
+        low, high = max(low, region.start), min(low + LONGEST_ALONE, region.stop)
+        return ByteRange(min(low, block.start), max(high, block.stop))
 
     def _pending(self, distance: int) -> int:
         """How many strides of this distance have foretold nothing yet."""
@@ -336,7 +306,7 @@ class Policy:
                 block = self._block(start, stop, unit)  # as likely another read in a cluster
             elif step > 0:
                 more = int(min(run.length, product / SMALL))
-                if self._link.round_trip < NEARBY:
+                if self._link.near:
                     more = alone = min(self._worth(run.length, 1.0), LONGEST_ALONE)
                 more = min(max(unit, more), self._bound)
                 block = self._clip(start, max(stop, start + more))
@@ -463,8 +433,9 @@ class Policy:
         """What all the above came to, cut to what may be ahead."""
         if not self._fits:
             self._spent += block.length + sum(part.length for part in behind)
-            if self._spent > self._window:  # what was bought by then goes to make room: rents begin anew
+            if self._spent > self._window:  # what came by then goes to make room: rents and hindsight begin anew
                 self._spent, self._rents = 0, Rents(self._size)
+                self._blocks.forget()
         if self._bound < self._size:
             room, wishes = self._bound, behind
             behind = []

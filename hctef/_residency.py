@@ -23,14 +23,11 @@ from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._stats import Stats
 from hctef._steps import Fill, PlanGen, Wait
-from hctef._transfer import NEARBY, Requester, Sink, Slots
+from hctef._transfer import Requester, Sink, Slots
 from hctef._traps import Traps
 from hctef._wishes import Wishes
 
 log = logging.getLogger("hctef")
-
-AT_ONCE_NEARBY = 1
-"""951 ranges of 4 KiB over loopback: 0.30 s with one thread beside the reader's, 0.33 with 2 or 3, 0.60 with 16."""
 
 
 class Cancelled(Exception):
@@ -97,13 +94,6 @@ class Residency:
     def full(self) -> bool:
         """As many transfers are under way as may be."""
         return self._slots.full
-
-    @property
-    def at_once(self) -> int:
-        """Transfers beside a reader's own that are worth it at once. On a near line the work of this process is all
-        that takes time, and more threads are in each other's way."""
-        most = self.options.max_connections
-        return most if self.link.round_trip > NEARBY else min(most, AT_ONCE_NEARBY)
 
     @property
     def window(self) -> int:

@@ -40,9 +40,6 @@ from hctef.exceptions import HctefNetworkError, HctefUrlError, RangeRequestsUnsu
 
 log = logging.getLogger("hctef")
 
-NEARBY = 0.002
-"""Seconds. Where a round trip is shorter, the work of this process costs more time than waiting for bytes."""
-
 PIECE = 256 * 1024
 """Bytes asked of the transport at once: beyond that a recv gains nothing, and waiters are served the sooner."""
 
@@ -277,7 +274,7 @@ class Requester:
                     raise TransportError(f"the body ended {stop - at} bytes early")
                 ended = clock()
                 train.received(began, ended, count)
-                fast = self.link.round_trip < NEARBY and count > FAST * (ended - began)
+                fast = self.link.near and count > FAST * (ended - began)
                 at += count
                 self._stats.bytes_fetched += count
                 attempts.progress(count)

@@ -121,7 +121,7 @@ class _Response:
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response: Any = response
         self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.headers = {name.lower(): value for name, value in response.headers.itermerged()}
 
     @property
     def left(self) -> int | None:

@@ -184,6 +184,21 @@ def test_threads_under_a_bound_on_memory(range_server: RangeServer) -> None:
         assert buf.stats.evictions > 100
 
 
+def test_random_reads_under_a_bound_on_memory_cost_blocks(nginx: NginxServer, big: str) -> None:
+    """8 threads touch 64 MiB at 4,000 places with room for 8 MiB: at most 64 KiB a read, for what is bought goes
+    again."""
+    url = nginx.add("bounded.bin", DATA)
+    with hctef.RemoteBuffer(url, max_resident_bytes=8 * MIB) as buf:
+
+        def touch(seed: int) -> bool:
+            places = np.random.default_rng(seed).integers(0, len(DATA), 500).tolist()
+            return all(buf[at] == DATA[at] for at in places)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(touch, range(8)))
+    assert sum(entry.sent for entry in nginx.log("bounded.bin")) <= 4000 * 65536 + MIB
+
+
 def test_what_is_read_again_stays(range_server: RangeServer) -> None:
     """Least recently used goes first: a hot page survives a scan."""
     url = range_server.add("f", DATA[: 4 * MIB])

@@ -6,6 +6,7 @@ injects cut bodies, refusals and cancelled readers.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -265,6 +266,29 @@ def test_a_prefetch_outlives_the_reader_that_hurried_it() -> None:
     assert counts == [26 * PAGE]
     assert planner.pages.resident(0, 16 * PAGE)
     assert planner.pages.resident(30 * PAGE, 40 * PAGE)
+
+
+def test_a_reader_far_away_waits_for_its_own_bytes_only() -> None:
+    """It needs one page of a long claim that nobody has begun: it has it begun, and goes on when its page is there."""
+    ticks = itertools.count()
+    planner = Planner("http://host/file", Options(prefetch_bytes=0), AnonymousArena, clock=lambda: next(ticks) / 100)
+    loop = Loop(planner, lambda n: min(n - 1, PAGE - 1))
+    loop.start(Opening(planner).run())
+    loop.run()
+    loop.step(loop.start(planner.prefetch([ByteRange(0, 50 * PAGE)], wait=False)))
+    (claim,) = planner.cache.claims(0, PAGE)
+    assert not claim.started
+    reader = loop.start(planner.read(10 * PAGE, 11 * PAGE))
+    loop.step(reader)
+    while reader in loop.tasks:
+        for task in list(loop.tasks):
+            if task in loop.tasks and (task.blocked is None or task.blocked()):
+                loop.step(task)
+    assert planner.pages.resident(10 * PAGE, 11 * PAGE)
+    assert claim.open
+    assert claim.at < 20 * PAGE
+    loop.run()
+    assert planner.pages.resident(0, 50 * PAGE)
 
 
 CASES = [

@@ -486,3 +486,45 @@ def test_a_run_whose_edge_lies_behind_asks_for_nothing_empty() -> None:
     )
     follow(fetch, 262_144, [*[(0, 1, False, False)] * 30, (0, 1, True, False), (20_479, 1, False, False)])
     follow(fetch, 262_144, [(at, 4096, at % 3 == 0, at % 5 == 0) for at in range(0, 262_144, 4096)])
+
+
+def test_a_run_is_heard_of_while_its_windows_are_not_due() -> None:
+    """A line that turns out slower makes windows shorter: then a trap asks for nothing, and lays the next one. Without
+    it the run would go on unseen to its edge, and wait there."""
+    fetch = policy()
+    fetch.access(0, 65536, 0.0, missing=True)
+    advice = fetch.access(65536, 131072, 0.0, missing=True)
+    for _ in range(14):
+        advice = fetch.access(advice.traps[0], advice.traps[0] + 4096, 0.0, missing=False, trapped=True)
+    fetch._link.bandwidth /= 4
+    at, edge = advice.traps[0], advice.behind[0].stop
+    advice = fetch.access(at, at + 4096, 0.0, missing=False, trapped=True)
+    assert advice.behind == ()
+    assert all(at < trap < edge for trap in advice.traps)
+    assert advice.traps
+    again = fetch.access(at + 4096, at + 8192, 0.0, missing=False)
+    assert again.traps == ()  # it is laid already
+
+
+def test_what_a_bound_on_memory_pushes_out_is_not_bought() -> None:
+    """Uniform reads of a file that does not fit: blocks only, of 64 KiB but for a few that grow by chance. A file that
+    fits is bought."""
+    size, rng = 64 * MIB, random.Random(4)
+    reads = [rng.randrange(size - 10) for _ in range(4000)]
+    fetched = {}
+    for window in (2 * MIB, size):
+        fetch = Policy(
+            size, policy()._link, largest=None, least=LEAST, window=window, connections=16, absent=lambda a, b: b - a
+        )
+        advices = [fetch.access(at, at + 10, 0.0, missing=True) for at in reads]
+        fetched[window] = sum(advice.block.length + sum(w.length for w in advice.behind) for advice in advices)
+    assert fetched[2 * MIB] <= 1.5 * 4000 * 65536
+    assert any(wish.length > 16 * MIB for advice in advices for wish in advice.behind)
+
+
+def test_no_stride_is_prefetched_where_waiting_costs_less_than_work() -> None:
+    """Over loopback a thread for each of them takes longer than the reader."""
+    near, far = policy(round_trip=0.0002, rate=2e9), policy(round_trip=0.002)
+    for fetch in (near, far):
+        advices = [fetch.access(n * MIB, n * MIB + 4, 0.0, missing=True) for n in range(8)]
+        assert any(advice.behind for advice in advices) == (fetch is far)

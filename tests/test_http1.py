@@ -1,0 +1,235 @@
+"""Plain responses, read straight from the connection, and all others, which http.client reads: the same bytes."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hctef._http1 import STAGING, plain_head, plain_pools
+from hctef._options import Options
+from hctef._retries import TransportError
+from hctef._steps import Send
+from hctef._urllib3 import Urllib3Exchange, Urllib3Transport
+
+BODY = bytes(range(10))
+HEAD = (
+    b"HTTP/1.1 206 Partial Content\r\nServer: s\r\nContent-Range: bytes 0-9/10\r\n"
+    b'Content-Length: 10\r\nETag: "x"\r\nX-Two: a\r\nx-two: b\r\n'
+)
+
+
+class Scripted:
+    """A server that answers the n-th request with the n-th list of pieces, each sent by itself; None: it hangs up."""
+
+    def __init__(self, answers: Sequence[Sequence[bytes | None]]) -> None:
+        self._answers = list(answers)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/file"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.connections += 1
+            self._sockets.append(sock)
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        received = b""
+        while True:
+            while b"\r\n\r\n" not in received:
+                try:
+                    more = sock.recv(65536)
+                except OSError:
+                    return
+                if not more:
+                    return
+                received += more
+            request, _, received = received.partition(b"\r\n\r\n")
+            self.requests.append(request)
+            for piece in self._answers.pop(0):
+                if piece is None:
+                    sock.close()
+                    return
+                try:
+                    sock.sendall(piece)
+                except OSError:
+                    return
+                time.sleep(0.001)
+
+    def close(self) -> None:
+        self._listener.close()
+        for sock in self._sockets:
+            sock.close()
+
+
+@contextmanager
+def scripted(*answers: Sequence[bytes | None]) -> Iterator[Scripted]:
+    server = Scripted(answers)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def get(exchange: Urllib3Exchange, url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an answer; of the body no more than was announced."""
+    head = exchange.send(Send("GET", url, {"Range": "bytes=0-9", **headers}))
+    room, count = memoryview(bytearray(64)), 0
+    while came := exchange.receive_into(room[count:], whole=False):
+        count += came
+    exchange.drop()
+    return head.status, dict(head.headers), bytes(room[:count])
+
+
+def one_by_one(data: bytes) -> list[bytes]:
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+KEPT: dict[str, list[bytes | None]] = {
+    "at once": [HEAD + b"\r\n" + BODY],
+    "head, then body": [HEAD + b"\r\n", BODY],
+    "byte by byte": [*one_by_one(HEAD + b"\r\n" + BODY)],
+    "lines that end with a line feed only": [HEAD.replace(b"\r\n", b"\n") + b"\n" + BODY],
+    "a folded line": [HEAD + b"X-Fold: a\r\n  b\r\n\r\n" + BODY],
+    "chunked": [
+        HEAD.replace(b"Content-Length: 10", b"Transfer-Encoding: chunked") + b"\r\n4\r\n" + BODY[:4],
+        b"\r\n6\r\n" + BODY[4:] + b"\r\n0\r\n\r\n",
+    ],
+    "a head that is longer than the buffer": [HEAD + b"X-Pad: " + b"p" * STAGING + b"\r\n\r\n" + BODY],
+}
+CLOSED: dict[str, list[bytes | None]] = {
+    "Connection: close": [HEAD + b"Connection: close\r\n\r\n" + BODY],
+    "HTTP/1.0": [HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n" + BODY, None],
+    "more bytes than were announced": [HEAD + b"\r\n" + BODY + b"HTTP/1.1 206 garbage"],
+}
+
+
+@pytest.mark.parametrize("name", [*KEPT, *CLOSED])
+def test_any_answer_is_read(name: str) -> None:
+    """Its bytes, its headers, and the next answer on the same connection where that may be."""
+    pieces = {**KEPT, **CLOSED}[name]
+    with scripted(pieces, pieces) as server:
+        transport = Urllib3Transport(Options())
+        for _ in range(2):
+            status, headers, body = get(transport.exchange(), server.url)
+            assert (status, body) == (206, BODY)
+            assert headers["content-range"] == "bytes 0-9/10"
+            assert headers["etag"] == '"x"'
+            assert headers["x-two"] == "a, b"
+        assert server.connections == (1 if name in KEPT else 2)
+
+
+def test_a_cut_body_is_noticed() -> None:
+    """Fewer bytes, then none; the connection is not used again."""
+    whole = [HEAD + b"\r\n" + BODY]
+    with scripted([HEAD + b"\r\n" + BODY[:4], None], whole) as server:
+        transport = Urllib3Transport(Options())
+        assert get(transport.exchange(), server.url)[2] == BODY[:4]
+        assert get(transport.exchange(), server.url)[2] == BODY
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("pieces", [[None], [HEAD[:40], None], [b"no HTTP at all\r\n\r\n", None]])
+def test_no_answer_is_an_error_of_the_transport(pieces: list[bytes | None]) -> None:
+    """Of ours, with words that hold no URL."""
+    with scripted(pieces) as server, pytest.raises(TransportError, match="connection broke") as raised:
+        get(Urllib3Transport(Options()).exchange(), server.url + "?secret=1")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_silent_server_is_a_timeout() -> None:
+    """Before the head, in the middle of it, and in the body."""
+    for pieces in ([], [HEAD[:40]], [HEAD + b"\r\n" + BODY[:4]]):
+        with scripted(pieces) as server, pytest.raises(TransportError, match="timeout"):
+            get(Urllib3Transport(Options(timeout=0.2)).exchange(), server.url)
+
+
+def test_the_request() -> None:
+    """One Host, one User-Agent (the caller's, where he has one), what was given, and nothing that was smuggled in."""
+    answer = [HEAD + b"\r\n" + BODY]
+    with scripted(answer, answer) as server:
+        transport, host = Urllib3Transport(Options()), server.url.split("/")[2]
+        get(transport.exchange(), server.url)
+        get(transport.exchange(), server.url, **{"User-Agent": "me/1", "X-Name": "blåbær"})
+        with pytest.raises(TransportError, match="no request can be made"):
+            get(transport.exchange(), server.url, **{"If-Match": '"a"\r\nX-Evil: 1'})
+        with pytest.raises(TransportError, match="no request can be made"):
+            get(transport.exchange(), server.url, **{"X-Name": "日本"})
+    first, second = ([line.decode("latin-1") for line in request.split(b"\r\n")] for request in server.requests)
+    agent = f"User-Agent: python-urllib3/{urllib3.__version__}"  # type: ignore[attr-defined]  # not listed in __all__
+    assert first == ["GET /file HTTP/1.1", f"Host: {host}", agent, "Range: bytes=0-9"]
+    assert second == [first[0], first[1], "Range: bytes=0-9", "User-Agent: me/1", "X-Name: blåbær"]
+
+
+def test_what_is_no_plain_request_goes_urllib3s_way() -> None:
+    """The pools serve whoever has them, HEAD and bodies too."""
+    head = HEAD.replace(b"206 Partial Content", b"200 OK") + b"\r\n"
+    with scripted([head], [head + BODY]) as server:
+        pool = plain_pools()
+        assert pool.request("HEAD", server.url).status == 200
+        assert pool.request("POST", server.url, body=b"1234").data == BODY
+        assert server.connections == 1
+    assert server.requests[1].startswith(b"POST /file")
+
+
+NAMES = st.sampled_from(
+    ["Content-Length", "content-length", "ETag", "Connection", "Transfer-Encoding", "X-A", "X a", ""]
+)
+VALUES = st.one_of(
+    st.integers(-1, 10**20).map(str),
+    st.text("ab ,\t:;\r\n\x00é", max_size=6),
+    st.sampled_from(["10", "chunked", "10, 10"]),
+)
+
+
+@given(
+    st.sampled_from(["HTTP/1.1 206 P", "HTTP/1.1 200 OK", "HTTP/1.1 404 N", "HTTP/1.0 200 OK", "HTTP/1.1 206", "x"]),
+    st.lists(st.tuples(NAMES, VALUES), max_size=5),
+    st.sampled_from([": ", ":", " : "]),
+)
+def test_a_plain_head_means_what_http_client_reads(line: str, lines: list[tuple[str, str]], colon: str) -> None:
+    """Against http.client; what is not understood here is left to it."""
+    text = "\r\n".join([line, *(name + colon + value for name, value in lines)])
+    plain = plain_head(text.encode("latin-1"))
+    if plain is None:
+        return
+    status, headers, length = plain
+    file = io.BytesIO((text + "\r\n\r\n").encode("latin-1"))
+    assert file.readline().startswith(f"HTTP/1.1 {status} ".encode())
+    message = http.client.parse_headers(file)
+    assert status in (200, 206)
+    assert headers == {
+        name.lower(): ", ".join(value.strip(" \t") for value in message.get_all(name, [])) for name in message
+    }
+    assert length == int(message["content-length"])
+    assert "transfer-encoding" not in message
+
+
+def test_plain_heads_are_understood_here() -> None:
+    """nginx's, for one: else all of this would be for nothing."""
+    assert plain_head(HEAD.rstrip()) == (
+        206,
+        {"server": "s", "content-range": "bytes 0-9/10", "content-length": "10", "etag": '"x"', "x-two": "a, b"},
+        10,
+    )
