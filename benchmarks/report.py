@@ -16,10 +16,10 @@ METHOD = f"""\
 Each measurement is a fresh process; libraries take turns, round by round. The clock runs from opening the file to the
 last byte, imports (and the start of hctef's two helper processes, which is mostly imports) excluded, closing excluded;
 W6 and W11 begin with the file open. Requests and bytes are counted by the server (nginx), heads included. Every
-library's bytes are compared with the file after the clock has stopped (of W4 every 16th piece; curl's are not). On raw,
-a GiB of memory is touched and given back before each of them: a virtual machine's host may have taken free pages away,
-and who touches them first would pay for that. A library has its defaults unless its name says otherwise; what failed,
-took too long, or cannot be installed, is in the table with its reason.
+library's bytes are compared with the file after the clock has stopped (of W4 every 16th piece; curl's are not). A GiB
+of memory is touched and given back before each of them: a virtual machine's host may have taken free pages away, and
+who touches them first would pay for that. A library has its defaults unless its name says otherwise; what failed, took
+too long, or cannot be installed, is in the table with its reason.
 
 Links: `raw` is loopback, `b20` a round trip of 20 ms and 1 Gbit/s, `c80` 80 ms and 200 Mbit/s, emulated in network
 namespaces (`benchmarks/links`); congestion control is {CONGESTION_CONTROL}. Names in *italics* are limits, no

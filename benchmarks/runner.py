@@ -216,8 +216,7 @@ def measure(network: Network, settings: Settings) -> Iterator[Measurement]:
                     word = f"{link}-{name}-{adapter.name}-{turn}-{count}"
                     url = network.url(link, word, workload.file)
                     command = _command(workload, adapter, url, network.data / workload.file, settings.source)
-                    if not LINKS[link].rate:  # elsewhere it makes no difference
-                        _touch_memory()
+                    _touch_memory()
                     result = _perform([*network.command(link), *command], settings.patience)
                     served = _served(network, link, word)
                     measurement = Measurement(

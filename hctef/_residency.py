@@ -82,6 +82,7 @@ class Residency:
         self.closed = False
         self._make_arena, self._make_pages = make_arena, make_pages
         self._slots = Slots(options.max_connections)
+        self._own = 0  # bytes of the transfers under way that readers asked for themselves
         self._remnant = ByteRange(0, 0)
         self._traps, self._wishes = Traps(), Wishes()
         self.begin(0)
@@ -151,10 +152,13 @@ class Residency:
         claim.started = True
         try:
             yield from self._slots.acquire(claim)
+            own = 0 if claim.behind else claim.stop - claim.start
             try:
                 claim.sending = True
+                self._own += own
                 yield from self._transfer(claim)
             finally:
+                self._own -= own
                 self._slots.release()
         except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
             claim.error = error
@@ -168,7 +172,7 @@ class Residency:
     def _next(self) -> Claim | None:
         """The next piece of what is wished for, claimed, where there is room for another request."""
         wishes, policy = self._wishes, self.policy
-        if wishes.count and wishes.bytes + policy.piece > policy.in_flight:
+        if wishes.count and wishes.bytes + self._own + policy.piece > policy.in_flight:
             return None
         if wishes.count >= max(1, self.options.max_connections - 1):
             return None  # one connection is left to the readers
@@ -271,7 +275,7 @@ class Residency:
     def after_fork(self) -> None:
         """In a child: the parent's transfers are not ours, and what came is as good here as there."""
         self.cache.forget_claims()
-        self._wishes = Wishes()
+        self._wishes, self._own = Wishes(), 0
         self._slots = Slots(self.options.max_connections)
 
     def _raise_first(self, claims: Iterable[Claim]) -> None:
