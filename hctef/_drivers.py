@@ -11,6 +11,7 @@ import functools
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -144,6 +145,17 @@ class Workers:
             del task
 
 
+def _workers(planner: Planner) -> Workers:
+    """A planner's. Threads that are idle for a while keep nothing of its memory alive."""
+    reference = weakref.ref(planner)
+
+    def enough() -> int:
+        owner = reference()
+        return owner.policy.at_once if owner is not None else 1
+
+    return Workers(planner.options.max_connections, enough)
+
+
 class Driver:
     """Performs the generators of one file."""
 
@@ -154,7 +166,7 @@ class Driver:
         self.before_waiting: Callable[[Future[None]], None] = lambda _: None
         """Raises where this thread would wait for what only it can bring."""
         self._closing = threading.Event()
-        self._workers = Workers(planner.options.max_connections, lambda: planner.policy.at_once)
+        self._workers = _workers(planner)
         self._active: set[Exchange] = set()
 
     def run[T](self, generator: PlanGen[T]) -> T:
@@ -279,8 +291,7 @@ class Driver:
         if self._closing.is_set():
             closing.set()
         self._closing = closing
-        planner = self.planner
-        self._workers = Workers(planner.options.max_connections, lambda: planner.policy.at_once)
+        self._workers = _workers(self.planner)
         self._active = set()
         self.planner.after_fork()
         self.transport.after_fork()

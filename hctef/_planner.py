@@ -83,9 +83,8 @@ class Planner(Residency):
                 yield FetchPlan(background=behind)
             return
         self.stats.misses += 1
-        mine = urgent
-        if not self.link.near:
-            mine = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
+        own = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
+        mine = urgent if self.link.near else own
         rest = (*(claim for claim in urgent if claim not in mine), *behind)
         if self._at_once(mine, wanted.stop):
             if mine or rest:
@@ -93,9 +92,8 @@ class Planner(Residency):
         else:
             yield FetchPlan(background=(*mine, *rest))
             yield FetchPlan(wait=tuple(claim.wait_for(min(wanted.stop, claim.stop)) for claim in mine))
-        if self._missing([wanted]):  # what lies beside it may fail, and nobody is harmed
-            self._raise_first(mine)
-            yield from self.fetch([wanted])
+        self._raise_first(own)
+        yield from self.fetch([wanted])
         self.policy.waited(self.clock() - began)
 
     def _at_once(self, claims: Iterable[Claim], stop: int) -> bool:
