@@ -175,8 +175,16 @@ class Train:
         waited = wait > CALL + count / COPY
         link.arrived(ended, count, waited)
         self._total += count
-        if self._began < 0:
+        first = self._began < 0
+        if first:
             self._began = began
+        if link.near and self._total - self._looked >= SPAN:
+            self._looked = self._total
+            # What was there when reading began was asked for a round trip before.
+            rate = self._total / (ended - self._began + link.round_trip)
+            if rate > link.bandwidth:
+                link.rate(rate)
+        if first:
             if waited:
                 self._mark = ended
             return
@@ -193,9 +201,3 @@ class Train:
                 if rate > link.bandwidth:
                     link.rate(rate)
             self._mark, self._bytes, self._waits = ended, 0, 0
-        elif self._total - self._looked >= 4 * SPAN and link.near:
-            self._looked = self._total
-            # What was there when reading began was asked for a round trip before.
-            rate = self._total / (ended - self._began + link.round_trip)
-            if rate > link.bandwidth:
-                link.rate(rate)

@@ -133,6 +133,21 @@ def test_our_own_queue_is_no_long_line() -> None:
     assert link.round_trip == 0.06
 
 
+def test_short_bodies_show_that_a_near_line_is_fast() -> None:
+    """One that seemed slow for a while makes requests short; if those taught nothing it would seem so for ever."""
+    link = Link()
+    link.answered(0.0002)
+    for _ in range(16):
+        link.rate(1e7)
+    at = 1.0
+    for _ in range(4):
+        train = link.train()
+        for count in (16_000, 100_000):
+            train.received(at, at + 0.0002, count)
+            at += 0.0002
+    assert link.bandwidth > 1e8
+
+
 def test_loopback() -> None:
     """No receive waits: what a body took in all is the bound, and a short round trip promises a fast line."""
     link, now = Link(), 0.0
