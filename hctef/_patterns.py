@@ -269,10 +269,11 @@ class Blocks:
     That counts misses near each other. Hits near misses are seen by probes: traps laid in some of the blocks' pages.
     """
 
-    __slots__ = ("_grids", "_grown", "_misses", "_placed", "_size", "_sprung", "clustered", "probes", "used")
+    __slots__ = ("_grids", "_grown", "_misses", "_placed", "_size", "_sprung", "_stay", "clustered", "probes", "used")
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, *, stay: bool = True) -> None:
+        """`stay`: what is fetched does, so that hindsight may count on it; else only clusters make blocks grow."""
+        self._size, self._stay = size, stay
         self._grids: list[dict[int, None]] = [{} for _ in range(LARGEST_BITS - SMALLEST_BITS + 1)]
         self._misses = 0  # in these
         self._grown = 0  # levels above the usual
@@ -318,10 +319,11 @@ class Blocks:
             cost = count * (product + (1 << SMALLEST_BITS + level))
             if cost < least and misses - count >= FEW - 1:
                 best, least = level, cost
-        self._grown = max(self._grown, best - base)  # misses that larger blocks have saved can't be seen
         chance = misses * misses / max(1, self._size >> LARGEST_BITS - 1)  # twice what uniform reads would repeat
         if misses - len(grids[-2]) >= 3 + chance:
             self.clustered = True
+        if self._stay or self.clustered:
+            self._grown = max(self._grown, best - base)  # misses that larger blocks have saved can't be seen
         if misses >= MISSES:
             self.forget()
 

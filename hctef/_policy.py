@@ -137,7 +137,7 @@ class Policy(Pace):
         self._strides: list[Stride] = []  # latest first
         self._stride_survival = Survival()
         self._finder = Strides(RECENT)
-        self._blocks = Blocks(size)
+        self._blocks = Blocks(size, stay=self._fits)
         self._rents = Rents(size)
         self._unexplained = False  # the latest access
         self._slowness = 1.0  # a miss's usual wait in round trips

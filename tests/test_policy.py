@@ -507,8 +507,8 @@ def test_a_run_is_heard_of_while_its_windows_are_not_due() -> None:
 
 
 def test_what_a_bound_on_memory_pushes_out_is_not_bought() -> None:
-    """Uniform reads of a file that does not fit: blocks only, of 64 KiB but for a few that grow by chance. A file that
-    fits is bought."""
+    """Uniform reads of a file that does not fit: blocks of 64 KiB, and little beside them. A file that fits is
+    bought."""
     size, rng = 64 * MIB, random.Random(4)
     reads = [rng.randrange(size - 10) for _ in range(4000)]
     fetched = {}
@@ -518,7 +518,7 @@ def test_what_a_bound_on_memory_pushes_out_is_not_bought() -> None:
         )
         advices = [fetch.access(at, at + 10, 0.0, missing=True) for at in reads]
         fetched[window] = sum(advice.block.length + sum(w.length for w in advice.behind) for advice in advices)
-    assert fetched[2 * MIB] <= 1.5 * 4000 * 65536
+    assert fetched[2 * MIB] <= 1.25 * 4000 * 65536
     assert any(wish.length > 16 * MIB for advice in advices for wish in advice.behind)
 
 
