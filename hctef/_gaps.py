@@ -23,8 +23,7 @@ class Gaps:
 
     def absent(self, start: int, stop: int) -> int:
         """Bytes of the pages of `[start, stop)` that are neither resident nor being fetched."""
-        if stop <= start:
-            return 0
+        # Counted, not listed: a region that was read at random has thousands of gaps.
         pages = self._pages
         absent, at = pages.missing_bytes(start, stop), start - start % PAGE
         claims = self._cache.claims(at, stop) if absent else ()
@@ -32,19 +31,17 @@ class Gaps:
             absent -= pages.missing_bytes(max(at, claim.start), min(stop, claim.stop))
         for page in self._traps.withheld if absent else ():
             if at <= page < stop and not any(claim.start <= page < claim.stop for claim in claims):
-                absent -= PAGE
-        return max(0, absent)
+                absent -= pages.missing_bytes(page, page + 1)
+        return absent
 
     def unclaimed(self, start: int, stop: int) -> list[ByteRange]:
         """The runs of whole pages in `[start, stop)` that are absent and that nobody fetches, in order."""
         gaps = self._pages.missing(start, stop)
-        if gaps and (claims := self._cache.claims(gaps[0].start, gaps[-1].stop)):
-            taken = [(claim.start, claim.stop) for claim in claims]
-            gaps = [part for gap in gaps for part in subtract(gap, taken)]
-        if gaps and (pages := self._traps.withheld):
-            taken = [(page, page + PAGE) for page in pages]
-            gaps = [part for gap in gaps for part in subtract(gap, taken)]
-        return gaps
+        if not gaps:
+            return gaps
+        taken = [(claim.start, claim.stop) for claim in self._cache.claims(gaps[0].start, gaps[-1].stop)]
+        taken += [(page, page + PAGE) for page in self._traps.withheld]
+        return [part for gap in gaps for part in subtract(gap, sorted(taken))] if taken else gaps
 
     def first(self, start: int, stop: int, most: int) -> ByteRange | None:
         """The first gap in `[start, stop)`, cut to `most` bytes: it costs what lies before the gap, not behind it."""

@@ -46,7 +46,7 @@ class PageTable:
 
     def missing_bytes(self, start: int, stop: int) -> int:
         """How many bytes of the pages of `[start, stop)` are absent."""
-        return self._absent_bytes(start // PAGE, -(-stop // PAGE))
+        return self._absent_bytes(start // PAGE, -(-stop // PAGE)) if start < stop else 0
 
     def runs(self, start: int = 0, stop: int | None = None) -> Iterator[ByteRange]:
         """The runs of resident pages that `[start, stop)` touches, as byte ranges of whole pages, in order."""
@@ -123,5 +123,5 @@ class PageTable:
 
     def _absent_bytes(self, first: int, last: int) -> int:
         """How many bytes of the file lie in the absent ones of pages `first` to `last`; the last page may be short."""
-        lacking = self.count * PAGE - self.size if last == self.count > first and not self.rows[last - 1] else 0
+        lacking = self.count * PAGE - self.size if last == self.count and not self.rows[last - 1] else 0
         return self.rows[first:last].count(0) * PAGE - lacking

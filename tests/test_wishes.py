@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hctef._gaps import Gaps
@@ -65,6 +65,7 @@ RUNS = st.lists(st.tuples(st.integers(0, PAGES - 1), st.integers(1, 9)), max_siz
     st.sets(st.integers(0, PAGES - 1), max_size=4),
     st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE)),
 )
+@example([], [], {PAGES - 1}, (0, SIZE))  # the last page is short
 def test_gaps_are_what_nobody_has(
     resident: list[tuple[int, int]], claimed: list[tuple[int, int]], withheld: set[int], asked: tuple[int, int]
 ) -> None:
