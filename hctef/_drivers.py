@@ -114,22 +114,28 @@ class Workers:
                 self._patient = self._patient and not patient
             raise
 
-    def _work(self, patient: bool) -> None:
-        while patient:
+    def _is_needed(self) -> bool:
+        """In a patient thread: wait until nothing gets done. False: there is nothing left to do, and it may end."""
+        while True:
             before = self._done
             time.sleep(PATIENCE)
             with self._changed:
                 if not self._tasks:
                     self._count -= 1
                     self._patient = False
-                    return
+                    return False
                 if self._done > before:
                     continue
-                patient = self._patient = False
+                self._patient = False
                 another = self._reckon()
             if another is not None:
                 with contextlib.suppress(RuntimeError):  # then there are as many as there can be
                     self._start(another)
+            return True
+
+    def _work(self, patient: bool) -> None:
+        if patient and not self._is_needed():
+            return
         while True:
             with self._changed:
                 if not self._tasks:
@@ -238,15 +244,16 @@ class Driver:
             others = claims[1:] if plan.claims else claims
             for claim in (*(c for c in others if not c.urgent), *(c for c in reversed(others) if c.urgent)):
                 self._workers.submit(functools.partial(self._transfer, claim), urgent=claim.urgent)
-            for claim in plan.claims:  # those that no other thread has begun yet
-                self._transfer(claim)
+            for claim in plan.claims:
+                if not claim.started:  # by another thread
+                    self._transfer(claim)
             for claim in plan.claims[1:]:
                 with self.lock:  # else it might be released between a look and the waiting
                     future = claim.wait_for_release()
                 self._wait(future)
             for future in plan.wait:
                 self._wait(future)
-        except BaseException:
+        except BaseException:  # raised again
             with self.lock:
                 self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
             raise

@@ -53,7 +53,6 @@ class PlainResponse:
 
     __slots__ = ("_ahead", "_connection", "_keep", "_pool", "headers", "left", "retries", "sock", "status")
 
-    chunked = False
     version_string = "HTTP/1.1"
 
     def __init__(self, sock: Any, status: int, headers: dict[str, str], left: int, ahead: memoryview) -> None:
@@ -97,11 +96,6 @@ class PlainResponse:
         """Read the rest."""
         while self.left and self.read(self.left):
             pass
-
-    @property
-    def ended(self) -> bool:
-        """Whether all of the body was read."""
-        return not self.left
 
     def release(self) -> None:
         """Give the connection back, for the next request where this one's body was read to its end."""
@@ -156,16 +150,17 @@ class _Replay:
 class _Plain:
     """What is put before urllib3's connections."""
 
-    _asked: tuple[str, str] | None = None
+    _asked: str | None = None
+    """The URL of a plain request that was sent and not answered."""
     _staging: bytearray | None = None
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         connection: Any = self
         if method != "GET" or body is not None or options.get("preload_content", True):
             self._asked = None
-            super().request(method, url, body=body, headers=headers, **options)  # type: ignore[misc]
+            super().request(method, url, body=body, headers=headers, **options)  # type: ignore[misc]  # a mixin: urllib3's
             return
-        self._asked = method, url
+        self._asked = url
         if connection.sock is None:
             connection.connect()
         connection.sock.settimeout(connection.timeout)
@@ -177,9 +172,9 @@ class _Plain:
         host = f"[{connection.host}]" if ":" in connection.host else connection.host
         if connection.port != connection.default_port:
             host = f"{host}:{connection.port}"
-        lines = [f"GET {url} HTTP/1.1", f"Host: {host}", f"User-Agent: {_USER_AGENT}"]
-        if any(name.lower() == "user-agent" for name in headers):
-            del lines[2]
+        lines = [f"GET {url} HTTP/1.1", f"Host: {host}"]
+        if not any(name.lower() == "user-agent" for name in headers):
+            lines.append(f"User-Agent: {_USER_AGENT}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
         text = "\r\n".join(lines)
         if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or " " in url:
@@ -190,7 +185,7 @@ class _Plain:
         connection: Any = self
         asked, self._asked = self._asked, None
         if asked is None:
-            return super().getresponse()  # type: ignore[misc]
+            return super().getresponse()  # type: ignore[misc]  # as above
         sock = connection.sock
         sock.settimeout(connection.timeout)
         staging = self._staging
@@ -208,16 +203,17 @@ class _Plain:
             if plain is not None:
                 ahead = view[end.end() : count]
                 return PlainResponse(sock, *plain, ahead)
-        return self._replay(*asked, bytes(view[:count]))
+        return self._replay(asked, bytes(view[:count]))
 
-    def _replay(self, method: str, url: str, before: bytes) -> urllib3.HTTPResponse:
+    def _replay(self, url: str, before: bytes) -> urllib3.HTTPResponse:
         """The response as `http.client` and urllib3 read it."""
         connection: Any = self
-        answer = http.client.HTTPResponse(_Replay(connection.sock, before), method=method)  # type: ignore[arg-type]
+        replay: Any = _Replay(connection.sock, before)  # as much of a socket as is asked of
+        answer = http.client.HTTPResponse(replay, method="GET")
         shutdown = connection.sock.shutdown
         try:
             answer.begin()
-        except BaseException:
+        except BaseException:  # raised again
             answer.close()
             raise
         if answer.will_close:
@@ -231,13 +227,13 @@ class _Plain:
             preload_content=False,
             decode_content=False,
             original_response=answer,
-            request_method=method,
+            request_method="GET",
             request_url=url,
             sock_shutdown=shutdown,
         )
 
 
-_USER_AGENT = f"python-urllib3/{urllib3.__version__}"  # type: ignore[attr-defined]
+_USER_AGENT = f"python-urllib3/{urllib3.__version__}"  # type: ignore[attr-defined]  # not in its __all__
 
 
 class PlainHTTPConnection(_Plain, HTTPConnection):

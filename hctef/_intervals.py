@@ -9,10 +9,11 @@ System", 1968). Not thread-safe: its owner holds the lock.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from operator import attrgetter
 
 from intervaltree import IntervalTree
 
@@ -101,6 +102,9 @@ def _wake(futures: Iterable[Future[None]]) -> None:
             future.set_result(None)
 
 
+_start = attrgetter("start")
+
+
 class Pin:
     """Keeps the pages of `[start, stop)` from being evicted."""
 
@@ -116,8 +120,7 @@ class IntervalCache:
     """Extents in flight, pinned and resident of one file."""
 
     def __init__(self) -> None:
-        self._starts: list[int] = []  # of claims, which are disjoint: in the same order as
-        self._claims: list[Claim] = []
+        self._claims: list[Claim] = []  # by their start: they are disjoint
         self._held = IntervalTree()
         self._brief: set[Pin] = set()
         self._resident: deque[ByteRange] = deque()
@@ -127,27 +130,25 @@ class IntervalCache:
     def claim(self, extent: ByteRange) -> Claim:
         """Say that the caller fetches `extent`, which no open claim may overlap."""
         claim = Claim(*extent)
-        index = bisect_right(self._starts, extent.start)
-        self._starts.insert(index, extent.start)
-        self._claims.insert(index, claim)
+        insort(self._claims, claim, key=_start)
         return claim
 
     def release(self, claim: Claim) -> None:
         """Give the claim back, fetched or not. Once is enough; more does nothing."""
         if claim.open:
-            index = bisect_left(self._starts, claim.start)
+            index = bisect_left(self._claims, claim.start, key=_start)
             if index < len(self._claims) and self._claims[index] is claim:  # not forgotten
-                del self._starts[index], self._claims[index]
+                del self._claims[index]
             claim.release()
 
     def claims(self, start: int, stop: int) -> list[Claim]:
         """The open claims that overlap `[start, stop)`, by their start."""
         if not self._claims:
             return []
-        index = bisect_right(self._starts, start)
+        index = bisect_right(self._claims, start, key=_start)
         if index and self._claims[index - 1].stop > start:
             index -= 1
-        return self._claims[index : bisect_left(self._starts, stop, index)]
+        return self._claims[index : bisect_left(self._claims, stop, index, key=_start)]
 
     def all_claims(self) -> list[Claim]:
         return self._claims.copy()
@@ -155,12 +156,7 @@ class IntervalCache:
     def forget_claims(self) -> None:
         """In a forked child: whoever holds them is in the parent. They are left open, for nobody here waits for
         them."""
-        self._starts.clear()
         self._claims.clear()
-
-    def unclaimed(self, gap: ByteRange) -> Iterator[ByteRange]:
-        """The parts of `gap` that nobody is fetching."""
-        return subtract(gap, [(claim.start, claim.stop) for claim in self.claims(*gap)])
 
     # pinned
 

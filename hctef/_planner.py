@@ -86,7 +86,7 @@ class Planner(Residency):
         own = tuple(claim for claim in urgent if claim.start < wanted.stop and wanted.start < claim.stop)
         mine = urgent if self.link.near else own
         rest = (*(claim for claim in urgent if claim not in mine), *behind)
-        if self._at_once(mine, wanted.stop):
+        if self._alone(mine, wanted.stop):
             if mine or rest:
                 yield FetchPlan(claims=mine, background=rest)
         else:
@@ -96,7 +96,7 @@ class Planner(Residency):
         yield from self.fetch([wanted])
         self.policy.waited(self.clock() - began)
 
-    def _at_once(self, claims: Iterable[Claim], stop: int) -> bool:
+    def _alone(self, claims: Iterable[Claim], stop: int) -> bool:
         """Whether a reader who needs the bytes before `stop` does best to bring all of `claims` himself. What is long
         and far away he leaves to others: he goes on as soon as his own bytes are there."""
         return self.link.near or all(claim.stop <= stop + FLIGHT for claim in claims)
@@ -190,7 +190,7 @@ class Planner(Residency):
                 yield FetchPlan(claims=claims)
                 self._raise_first(claims)
             elif idle := self._hurry(missing):
-                if self._at_once(idle, missing[-1].stop):
+                if self._alone(idle, missing[-1].stop):
                     yield FetchPlan(claims=idle)
                     self._raise_first(idle)
                 else:
@@ -280,7 +280,7 @@ class Planner(Residency):
         return found
 
     def _unclaimed(self, missing: Iterable[ByteRange]) -> list[ByteRange]:
-        return [gap for run in missing for gap in self.cache.unclaimed(run)]
+        return [gap for run in missing for gap in self._gaps.unclaimed(*run)]
 
     def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
         """Put what a prefetch claimed and has not asked for yet before all that nobody waits for.

@@ -126,12 +126,11 @@ class _Response:
     @property
     def left(self) -> int | None:
         """Bytes of the body that were not read; None where nobody knows."""
-        left: int | None = None if self._response.chunked else self._response.length_remaining
+        response = self._response
+        left: int | None = None if response.chunked else response.length_remaining
+        if left is None and response._fp is not None and response._fp.isclosed():
+            return 0
         return left
-
-    @property
-    def ended(self) -> bool:
-        return self._response._fp is not None and self._response._fp.isclosed()
 
     def readinto(self, room: memoryview, *, whole: bool) -> int:
         response = self._response
@@ -210,7 +209,7 @@ class Urllib3Exchange:
         bodiless = response.status < 200 or response.status in (204, 304) or self._method == "HEAD"
         left = response.left
         with contextlib.suppress(*_BROKEN):
-            if not bodiless and (response.ended if left is None else left <= DRAIN_BYTES):
+            if not bodiless and left is not None and left <= DRAIN_BYTES:
                 if left:
                     response.drain()
                 response.release()
