@@ -2,7 +2,8 @@
 
 Extra bytes cost time on the line, a miss costs a round trip. Both are measured in bytes here: a round trip is worth
 `product` = bandwidth x round trip. To fetch b bytes that are needed with chance p is worth it where p x product >
-(1 - p) x b. So the policy is a set of ways to know p, all learnt from what came of it before (`_patterns.py`):
+(1 - p) x b. So the policy is a set of ways to know p, all learnt from what came of it before (`_patterns.py`,
+`_regions.py`):
 
 - Runs: what has been read sequentially for n bytes goes on for w more with chance n / (n + w), or as the runs before
   it did; so the bytes asked for ahead grow with the bytes read, up to what keeps the line busy.
@@ -27,8 +28,9 @@ from dataclasses import dataclass
 
 from hctef._link import Link
 from hctef._pace import Pace
-from hctef._patterns import USUAL_BLOCK, Blocks, Rents, Run, Stride, Strides, Survival
+from hctef._patterns import Run, Stride, Strides, Survival
 from hctef._ranges import PAGE, ByteRange
+from hctef._regions import USUAL_BLOCK, Blocks, Rents
 
 KIB, MIB = 1 << 10, 1 << 20
 

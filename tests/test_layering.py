@@ -21,6 +21,7 @@ LAYERS = [
         "_arena",
         "_link",
         "_patterns",
+        "_regions",
         "_pace",
         "_policy",
         "_traps",
