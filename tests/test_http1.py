@@ -37,7 +37,8 @@ class Scripted:
         self.requests: list[bytes] = []
         self.connections = 0
         self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @property
     def url(self) -> str:
@@ -49,9 +50,9 @@ class Scripted:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            self._sockets.append(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
-            self._sockets.append(sock)
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
@@ -78,6 +79,9 @@ class Scripted:
                 time.sleep(0.001)
 
     def close(self) -> None:
+        # Closing alone leaves a blocked accept() listening, and what it accepts after that nobody would close.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
         for sock in self._sockets:
             sock.close()
