@@ -52,6 +52,10 @@ class Exchange(Protocol):
 class Transport(Protocol):
     """Carries requests. Holds no rule of HTTP beyond the connection."""
 
+    @property
+    def pipelines(self) -> bool:
+        """Whether what follows a request (`Send.then`) is perhaps sent with it."""
+
     def exchange(self) -> Exchange:
         """A new one; cheap."""
 
@@ -265,7 +269,7 @@ class Driver:
         return future.result()
 
     def _transfer(self, claim: Claim) -> None:
-        follows = self.run(self.planner.transfer(claim))
+        follows = self.run(self.planner.transfer(claim, pipelined=self.transport.pipelines))
         if follows is not None:  # by way of the queue: what readers wait for comes first
             self._workers.submit(functools.partial(self._transfer, follows))
 

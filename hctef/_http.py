@@ -198,6 +198,8 @@ class Head:
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ahead: bool = field(default=False, compare=False)
+    """Its request was sent before the response in front of it had come: how long it took says nothing of the line."""
 
     @property
     def validator(self) -> Validator:

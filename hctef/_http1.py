@@ -5,6 +5,10 @@ that (parse the head as e-mail, build it anew, wrap the socket in a buffered fil
 request itself on a near server. Here a GET goes out in one piece, and where its answer is plain (HTTP/1.1, 200 or 206,
 one Content-Length, no Transfer-Encoding, lines that end as RFC 9112 section 2.2 has them) its head is taken apart here
 and its body received where it belongs. Whatever is not plain is replayed to `http.client` from its first byte.
+
+Requests may be pipelined (RFC 9112 section 9.3.2): sent behind another before its response has come. A server answers
+them in their order; whether it really does is for the caller to see, by their Content-Range. A connection with
+requests that were not answered is never used for anything else.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import http.client
 import io
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import urllib3
@@ -48,26 +52,46 @@ def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
     return int(block[9:12]), headers, int(length)
 
 
+class PipelinedHeaders(dict[str, str]):
+    """Headers of a request; `following`: more requests to send with it, each a path and headers."""
+
+    following: Iterable[tuple[str, Mapping[str, str]]] = ()
+
+    def copy(self) -> PipelinedHeaders:
+        """urllib3 adds a proxy's to a copy."""
+        copied = PipelinedHeaders(self)
+        copied.following = self.following
+        return copied
+
+
 class PlainResponse:
     """The answer to a request, as far as urllib3's pool looks at it, and its body."""
 
-    __slots__ = ("_ahead", "_connection", "_keep", "_pool", "headers", "left", "retries", "sock", "status")
+    __slots__ = ("_ahead", "_connection", "_pool", "headers", "left", "persistent", "retries", "sock", "status")
 
     version_string = "HTTP/1.1"
 
-    def __init__(self, sock: Any, status: int, headers: dict[str, str], left: int, ahead: memoryview) -> None:
-        """`left`: bytes of the body; `ahead`: those of them that came with the head."""
+    def __init__(
+        self, sock: Any, status: int, headers: dict[str, str], left: int, ahead: memoryview, *, clean: bool
+    ) -> None:
+        """`left`: bytes of the body; `ahead`: those of them that came with the head; `clean`: and nothing else came."""
         self.sock, self.status, self.headers, self.left = sock, status, headers, left
-        self._ahead = ahead[:left]
+        self._ahead = ahead
         self._connection: Any = None  # these are set by urllib3
         self._pool: Any = None
         self.retries: Any = None
-        # More than was announced may pass for the next response.
-        self._keep = len(ahead) <= left and "close" not in headers.get("connection", "").lower()
+        self.persistent = clean and "close" not in headers.get("connection", "").lower()
+        """Whether another response may follow on this connection."""
 
     @property
     def length_remaining(self) -> int:
         return self.left
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests were sent behind this one."""
+        count: int = self._connection.unanswered
+        return count
 
     def readinto(self, room: memoryview, *, whole: bool) -> int:
         """Receive bytes of the body; `whole`: as many as fit. 0: nothing is left, or the connection ended early."""
@@ -80,7 +104,7 @@ class PlainResponse:
         while count < most and (whole or not count):
             came = self.sock.recv_into(room[count:])
             if not came:
-                self._keep = False
+                self.persistent = False
                 break
             count += came
         self.left -= count
@@ -101,9 +125,23 @@ class PlainResponse:
         """Give the connection back, for the next request where this one's body was read to its end."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            if self.left or not self._keep:
+            if self.left or not self.persistent or connection.unanswered:
                 connection.close()
             self._pool._put_conn(connection)
+
+    def send(self, requests: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        """Send more requests on the connection, each a path and headers."""
+        self._connection.send_ahead(requests)
+
+    def follow(self, timeout: float | None) -> PlainResponse | None:
+        """The answer to the next of the requests that were sent already; this one's body was read to its end. None:
+        it is not plain. `timeout`: seconds to wait for it, between bytes, where it is shorter than the connection's."""
+        connection = self._connection
+        following: PlainResponse | None = connection.receive_following(timeout)
+        if following is not None:
+            following._connection, self._connection = connection, None
+            following._pool = self._pool
+        return following
 
     def close(self) -> None:
         """Close the connection."""
@@ -152,7 +190,11 @@ class _Plain:
 
     _asked: str | None = None
     """The URL of a plain request that was sent and not answered."""
+    unanswered = 0
+    """Requests that were sent behind it."""
     _staging: bytearray | None = None
+    _over = (0, 0)
+    """Where in it bytes of the next response are."""
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         connection: Any = self
@@ -164,7 +206,20 @@ class _Plain:
         if connection.sock is None:
             connection.connect()
         connection.sock.settimeout(connection.timeout)
-        connection.sock.sendall(self._head(url, headers))
+        following = [self._head(*request) for request in getattr(headers, "following", ())]
+        self.unanswered = len(following)
+        connection.sock.sendall(b"".join([self._head(url, headers), *following]))
+
+    def send_ahead(self, requests: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        """Send requests before the response to that before them has come."""
+        connection: Any = self
+        heads = [self._head(*request) for request in requests]
+        self.unanswered += len(heads)
+        connection.sock.sendall(b"".join(heads))
+
+    def close(self) -> None:
+        self.unanswered, self._over = 0, (0, 0)
+        super().close()  # type: ignore[misc]  # as above
 
     def _head(self, url: str, headers: Mapping[str, str]) -> bytes:
         """A request. Raises ValueError: it holds line breaks of its own."""
@@ -186,24 +241,47 @@ class _Plain:
         asked, self._asked = self._asked, None
         if asked is None:
             return super().getresponse()  # type: ignore[misc]  # as above
-        sock = connection.sock
-        sock.settimeout(connection.timeout)
-        staging = self._staging
+        connection.sock.settimeout(connection.timeout)
+        response, came = self._receive()
+        return self._replay(asked, bytes(came)) if response is None else response
+
+    def receive_following(self, timeout: float | None) -> PlainResponse | None:
+        """See `PlainResponse.follow`."""
+        connection: Any = self
+        self.unanswered -= 1
+        usual = connection.timeout
+        connection.sock.settimeout(usual if timeout is None else timeout if usual is None else min(timeout, usual))
+        response, _ = self._receive()
+        connection.sock.settimeout(usual)
+        return response
+
+    def _receive(self) -> tuple[PlainResponse | None, memoryview]:
+        """The next response, where it is plain, and what has been received of it."""
+        connection: Any = self
+        sock, staging = connection.sock, self._staging
         if staging is None:
             staging = self._staging = bytearray(STAGING)
-        view, count, end = memoryview(staging), 0, None
-        while end is None and count < STAGING:
+        begin, end = self._over
+        self._over, count = (0, 0), end - begin
+        view = memoryview(staging)
+        view[:count] = view[begin:end]
+        head = _HEAD_END.search(staging, 0, count)
+        while head is None and count < STAGING:
             came = sock.recv_into(view[count:])
             if not came:  # http.client would take what came for the whole head
                 raise http.client.RemoteDisconnected("the connection ended before the end of the response's head")
-            end = _HEAD_END.search(staging, max(0, count - 3), count + came)
+            head = _HEAD_END.search(staging, max(0, count - 3), count + came)
             count += came
-        if end is not None and len(end[0]) == 4:
-            plain = plain_head(bytes(view[: end.start()]))
+        if head is not None and len(head[0]) == 4:
+            plain = plain_head(bytes(view[: head.start()]))
             if plain is not None:
-                ahead = view[end.end() : count]
-                return PlainResponse(sock, *plain, ahead)
-        return self._replay(asked, bytes(view[:count]))
+                left = plain[2]
+                stop = min(count, head.end() + left)
+                self._over = (stop, count) if self.unanswered else (0, 0)
+                # More than was announced may pass for the next response, where none is to come.
+                clean = stop == count or self.unanswered > 0
+                return PlainResponse(sock, *plain, view[head.end() : stop], clean=clean), view[:count]
+        return None, view[:count]
 
     def _replay(self, url: str, before: bytes) -> urllib3.HTTPResponse:
         """The response as `http.client` and urllib3 read it."""
@@ -216,7 +294,7 @@ class _Plain:
         except BaseException:  # raised again
             answer.close()
             raise
-        if answer.will_close:
+        if answer.will_close or self.unanswered:
             connection.close()  # the response holds the socket's file
         return urllib3.HTTPResponse(
             body=answer,
@@ -244,11 +322,18 @@ class PlainHTTPSConnection(_Plain, HTTPSConnection):
     pass
 
 
-class PlainHTTPPool(urllib3.HTTPConnectionPool):
+class PlainPool:
+    """What is put before urllib3's pools of one host."""
+
+    pipelines: bool | None = None
+    """Whether the server answers pipelined requests as it must; None: nobody knows yet."""
+
+
+class PlainHTTPPool(PlainPool, urllib3.HTTPConnectionPool):
     ConnectionCls = PlainHTTPConnection
 
 
-class PlainHTTPSPool(urllib3.HTTPSConnectionPool):
+class PlainHTTPSPool(PlainPool, urllib3.HTTPSConnectionPool):
     ConnectionCls = PlainHTTPSConnection
 
 

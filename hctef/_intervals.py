@@ -31,6 +31,7 @@ class Claim:
     __slots__ = (
         "_waiting",
         "at",
+        "batch",
         "behind",
         "cancelled",
         "error",
@@ -56,6 +57,8 @@ class Claim:
         """It was wished for behind the readers: whoever brings it goes on with the next wish."""
         self.urgent = False
         """A reader waits for it: it goes before what was prefetched."""
+        self.batch: Batch | None = None
+        """The others that were wanted with it, where they are many."""
         self.turn: Future[None] | None = None
         """Where it waits for its turn."""
         self.sending = False
@@ -94,6 +97,36 @@ class Claim:
         self.open = False
         waiting, self._waiting = self._waiting, []
         _wake(future for _, future in waiting)
+
+
+class Batch:
+    """Claims that are wanted at once, more than there are connections: each of these brings its share of them."""
+
+    __slots__ = ("_connections", "_waiting")
+
+    def __init__(self, claims: Iterable[Claim], connections: int) -> None:
+        self._waiting = deque(claims)
+        self._connections = connections
+        for claim in self._waiting:
+            claim.batch = self
+
+    def share(self) -> int:
+        """How many of those that wait the next connection is to bring."""
+        share = -(-len(self._waiting) // self._connections)
+        self._connections = max(1, self._connections - 1)
+        return share
+
+    def take(self, longest: int) -> Claim | None:
+        """The next that nobody has started; None: there is none, or it is of more than `longest` bytes."""
+        while self._waiting:
+            claim = self._waiting[0]
+            idle = claim.open and not claim.started and not claim.cancelled
+            if idle and claim.stop - claim.start > longest:
+                return None
+            self._waiting.popleft()
+            if idle:
+                return claim
+        return None
 
 
 def _wake(futures: Iterable[Future[None]]) -> None:

@@ -17,7 +17,7 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from hctef._intervals import Claim, Pin
+from hctef._intervals import Batch, Claim, Pin
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._residency import Residency
 from hctef._steps import Call, Deliver, FetchPlan, PlanGen, Wait
@@ -212,7 +212,7 @@ class Planner(Residency):
         if self.pager is not None:
             asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0
             return asked
-        claims = self._claim(self._unclaimed(missing))
+        claims = self._claim(self._unclaimed(missing), awaited=wait)
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:
             yield FetchPlan(background=claims)
@@ -298,8 +298,9 @@ class Planner(Residency):
                 idle.append(claim)
         return tuple(idle)
 
-    def _claim(self, gaps: list[ByteRange], *, urgent: bool = False) -> tuple[Claim, ...]:
-        """Claim gaps that nobody fetches, and what is worth fetching with them."""
+    def _claim(self, gaps: list[ByteRange], *, urgent: bool = False, awaited: bool = False) -> tuple[Claim, ...]:
+        """Claim gaps that nobody fetches, and what is worth fetching with them. `awaited`: somebody waits for all of
+        it, so several may come one behind the other on a connection; else a reader's request comes before the next."""
         pieces: list[ByteRange] = []
         for extent in self._gaps.extents(gaps):
             if extent.length >= HUGE_BYTES and self.options.max_resident_bytes is None:
@@ -309,6 +310,8 @@ class Planner(Residency):
         claims = tuple(self.cache.claim(piece) for piece in pieces)
         for claim in claims:
             claim.urgent = urgent
+        if (urgent or awaited) and len(claims) > self.options.max_connections:
+            Batch(claims, self.options.max_connections)
         return claims
 
     def advise(self, hint: str) -> None:

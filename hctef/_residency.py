@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from hctef._arena import Arena
 from hctef._gaps import Gaps
-from hctef._intervals import Claim, IntervalCache, Pin
+from hctef._intervals import Batch, Claim, IntervalCache, Pin
 from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
@@ -28,6 +29,11 @@ from hctef._traps import Traps
 from hctef._wishes import Wishes
 
 log = logging.getLogger("hctef")
+
+PIPELINED_MOST = 64
+"""Requests under way on one connection: their heads fit in the initial window of a new one (14 KB, RFC 6928)."""
+PIPELINED_BYTES = 1024 * 1024
+"""That they ask for, together: more would be in the way of a reader whose request comes later."""
 
 
 class Cancelled(Exception):
@@ -142,32 +148,71 @@ class Residency:
 
     # transfers
 
-    def transfer(self, claim: Claim) -> PlanGen[Claim | None]:
+    def transfer(self, claim: Claim, *, pipelined: bool = False) -> PlanGen[Claim | None]:
         """Bring a claim's bytes. Returns the claim to transfer next, where something is wished for.
 
-        A failure is left in `claim.error`; the claim is given back whatever happens.
+        `pipelined`: whoever drives this can have several requests under way on one connection, so it brings others of
+        the claim's batch too. A failure is left in `claim.error`; each claim is given back whatever happens.
         """
         if not claim.open or claim.started:
             return None
         claim.started = True
+        claims = [claim]
         try:
             yield from self._slots.acquire(claim)
-            own = 0 if claim.behind else claim.stop - claim.start
+            own = 0
             try:
-                claim.sending = True
+                if pipelined and claim.batch is not None:
+                    claims += self._others(claim, claim.batch)
+                own = sum(each.stop - each.start for each in claims if not each.behind)
                 self._own += own
-                yield from self._transfer(claim)
+                for each in claims:
+                    each.sending = True
+                yield from self._transfer_all(claims)
             finally:
                 self._own -= own
                 self._slots.release()
         except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
-            claim.error = error
+            for each in claims:
+                if each.open:
+                    each.error = error
             self._wishes.clear()
             if not isinstance(error, Cancelled):
                 log.warning("a transfer failed: %s", error)
         finally:
-            self._give_back(claim)
+            for each in claims:
+                self._give_back(each)
         return self._next() if claim.behind and not self.closed else None
+
+    def _others(self, claim: Claim, batch: Batch) -> Iterator[Claim]:
+        """What a connection is to bring of a batch besides `claim`, begun here."""
+        count, length, most = 1, claim.stop - claim.start, min(batch.share(), PIPELINED_MOST)
+        while count < most and length < PIPELINED_BYTES:
+            other = batch.take(PIPELINED_BYTES - length)
+            if other is None:
+                return
+            other.started = True
+            count, length = count + 1, length + other.stop - other.start
+            yield other
+
+    def _transfer_all(self, claims: list[Claim]) -> PlanGen[None]:
+        """One after the other on one connection. One that was cancelled stops none of the others."""
+        waiting = deque(claims)
+
+        def after() -> list[ByteRange]:
+            return [ByteRange(claim.start, claim.stop) for claim in waiting if not claim.cancelled]
+
+        while waiting:
+            claim = waiting.popleft()
+            try:
+                if claim.cancelled:
+                    raise Cancelled
+                yield from self._transfer(claim, after if waiting else None)
+            except Cancelled as error:
+                if self.closed or not claim.cancelled or not waiting:
+                    raise
+                claim.error = error
+            self._give_back(claim)
 
     def _next(self) -> Claim | None:
         """The next piece of what is wished for, claimed, where there is room for another request."""
@@ -193,7 +238,7 @@ class Residency:
             self._wishes.ended(claim.stop - claim.start)
         self.cache.release(claim)
 
-    def _transfer(self, claim: Claim) -> PlanGen[None]:
+    def _transfer(self, claim: Claim, after: Callable[[], Iterable[ByteRange]] | None) -> PlanGen[None]:
         stop, remnant = claim.stop, self._remnant
         if claim.start < remnant.stop and remnant.start < claim.stop:
             self._remnant = ByteRange(0, 0)  # its page will be marked, and may be evicted then: it is of use just once
@@ -209,7 +254,7 @@ class Residency:
                 claim.advance(upto)
 
         if stop > claim.start:
-            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit)
+            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit, after)
         else:
             commit(stop)
 

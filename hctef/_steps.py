@@ -18,7 +18,7 @@ file's lock and performed outside of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,8 @@ class Send:
     headers: Mapping[str, str] = field(repr=False)
     foreign: bool = False
     """A redirect led to another origin: a caller's session or pool adds none of its own credentials."""
+    then: Callable[[], Sequence[Send]] | None = field(default=None, repr=False, compare=False)
+    """What this generator will send after it, if all goes well: whoever can pipeline may send it ahead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ yields steps.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from hctef._http import (
@@ -33,6 +34,7 @@ from hctef._http import (
 from hctef._intervals import Claim
 from hctef._link import Link
 from hctef._options import Options, UrlSource
+from hctef._ranges import ByteRange
 from hctef._retries import Attempts, TransportError, retry_policy
 from hctef._stats import Stats
 from hctef._steps import Call, PlanGen, Receive, Send, Sleep, Step, Wait
@@ -176,9 +178,18 @@ class Requester:
         return self.validator.conditions if self._options.validate == "strict" else {}
 
     def ask(
-        self, attempts: Attempts, extra: Mapping[str, str], where: str, *, method: str = "GET", retry: bool = True
+        self,
+        attempts: Attempts,
+        extra: Mapping[str, str],
+        where: str,
+        *,
+        method: str = "GET",
+        retry: bool = True,
+        after: Callable[[], Iterable[ByteRange]] | None = None,
     ) -> PlanGen[Head]:
         """Send a request until an answer comes that is no redirect, no "later" and no expired credential.
+
+        `after` tells the ranges that are to be asked for in the same way next.
 
         Raises:
             HctefNetworkError: the policy allows no further attempt, or the redirects do not end.
@@ -193,7 +204,9 @@ class Requester:
             try:
                 sent = request_headers(own, url, target, extra)
                 began = self._clock()
-                head: Head = yield Send(method, target.request, sent, target.origin != url.origin)
+                foreign = target.origin != url.origin
+                then = functools.partial(_requests, target.request, sent, foreign, after) if after is not None else None
+                head: Head = yield Send(method, target.request, sent, foreign, None if callable(headers) else then)
             except TransportError as error:
                 if not retry:
                     raise HctefNetworkError(f"{where}: {error}") from error
@@ -222,7 +235,8 @@ class Requester:
                 self._target, target, hops = None, url, 0
                 continue
             if head.status in (200, 206):
-                self.link.answered(self._clock() - began)
+                if not head.ahead:
+                    self.link.answered(self._clock() - began)
                 if target is not url:
                     self._target = target
             return head
@@ -242,15 +256,23 @@ class Requester:
         if seconds:
             yield Sleep(seconds)
 
-    def fetch(self, start: int, stop: int, sink: Sink, commit: Callable[[int], None]) -> PlanGen[None]:
-        """Get the bytes of `[start, stop)` in order into `sink`; `commit` hears how far they are.
+    def fetch(
+        self,
+        start: int,
+        stop: int,
+        sink: Sink,
+        commit: Callable[[int], None],
+        after: Callable[[], Iterable[ByteRange]] | None = None,
+    ) -> PlanGen[None]:
+        """Get the bytes of `[start, stop)` in order into `sink`; `commit` hears how far they are. `after`: see `ask`.
 
         A body that was cut is resumed at its next byte; a shorter range than asked for is taken, the rest asked for.
         """
         attempts, at = self.attempts(), start
         while at < stop:
             where = self.where(at, stop)
-            head = yield from self.ask(attempts, {"Range": range_header(at, stop), **self.conditions()}, where)
+            extra = {"Range": range_header(at, stop), **self.conditions()}
+            head = yield from self.ask(attempts, extra, where, after=after)
             part = self.check(head, at, stop)
             at = yield from self.body(attempts, head, at, part.extent.stop, sink, commit)
 
@@ -328,3 +350,10 @@ class Requester:
         if self._url is None:
             raise HctefUrlError("no URL")
         return self._url
+
+
+def _requests(
+    url: str, headers: Mapping[str, str], foreign: bool, ranges: Callable[[], Iterable[ByteRange]]
+) -> list[Send]:
+    """The requests for ranges, each like one that was made."""
+    return [Send("GET", url, {**headers, "Range": range_header(*extent)}, foreign) for extent in ranges()]

@@ -7,8 +7,12 @@ closed. urllib3 hands out the connection that was used last (LIFO), the warmest 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,14 +31,22 @@ from urllib3.exceptions import (
 from urllib3.util import Timeout, parse_url
 
 from hctef._http import Head
-from hctef._http1 import PlainResponse, plain_pools
+from hctef._http1 import PipelinedHeaders, PlainPool, PlainResponse, plain_pools
 from hctef._options import Options
 from hctef._proxies import environment_proxy
 from hctef._retries import TransportError
 from hctef._steps import Send
 
+log = logging.getLogger("hctef")
+
 DRAIN_BYTES = 16 * 1024
 """A discarded body of up to this many bytes is read, to keep the connection; a longer one costs more than a new one."""
+
+AHEAD_BYTES = 14 * 1024
+"""Of requests that are sent at once: what a new connection's initial window holds (RFC 6928)."""
+UNPROVEN_SECONDS = 1.0
+"""A server that may have thrown away what was sent ahead is waited for so long, or four times as long as the response
+before took."""
 
 _BROKEN = (HTTPError, OSError, ValueError, AttributeError)  # AttributeError: aborted by another thread
 _POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
@@ -80,29 +92,38 @@ class Urllib3Transport:
     def exchange(self) -> Urllib3Exchange:
         return Urllib3Exchange(self)
 
-    def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | PlainResponse:
-        """Send a request. The ways to a server are looked up once: that takes as long as the request itself."""
-        slash = url.find("/", 8)
-        origin = url[:slash]
+    @property
+    def pipelines(self) -> bool:
+        return any(isinstance(host, PlainPool) and host.pipelines is not False for host in self._hosts.values())
+
+    def host(self, url: str) -> urllib3.HTTPConnectionPool | None:
+        """The way to a URL's server; None: a caller's pool, or a proxy's, is asked for each request. Looked up once:
+        that takes as long as the request itself."""
+        origin = url[: url.find("/", 8)]
         if origin not in self._hosts:
-            self._find(origin)
-        host = self._hosts[origin]
+            direct = self.pool is None and not environment_proxy(origin)
+            self._hosts[origin] = shared_pool("").connection_from_url(origin) if direct else None
+        return self._hosts[origin]
+
+    def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | PlainResponse:
+        """Send a request."""
+        host = self.host(url)
         options: dict[str, Any] = {"preload_content": False, "decode_content": False, "redirect": False}
         options |= {"headers": headers, "retries": _ONCE, "timeout": self.timeout}
         if host is not None:
-            return host.urlopen(method, url[slash:], assert_same_host=False, **options)
+            return host.urlopen(method, path(url), assert_same_host=False, **options)
         pool = self.pool or shared_pool(environment_proxy(url))
         return pool.request(method, url, **options)
-
-    def _find(self, origin: str) -> None:
-        """A caller's pool, and a proxy's, are asked for each request."""
-        direct = self.pool is None and not environment_proxy(origin)
-        self._hosts[origin] = shared_pool("").connection_from_url(origin) if direct else None
 
     def after_fork(self) -> None:
         self._hosts.clear()
         if self.pool is not None:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
+
+
+def path(url: str) -> str:
+    """What a request to a server names."""
+    return url[url.find("/", 8) :]
 
 
 def pool_timeout(timeout: Any) -> Timeout | None:
@@ -164,22 +185,89 @@ class _Response:
 
 
 class Urllib3Exchange:
-    """One request at a time. See `_drivers.Exchange`."""
+    """One request at a time, and what follows it sent ahead (pipelined) where that is of use. See `_drivers.Exchange`.
+
+    A server that was not seen to pipeline is sent no second request before the head of the first response, which tells
+    that the connection persists; one that then answers wrongly, or not soon, is never asked so again. What was sent
+    ahead and is not answered is sent anew by itself: GET is idempotent (RFC 9110 section 9.2.2).
+    """
 
     def __init__(self, transport: Urllib3Transport) -> None:
         self._transport = transport
         self._response: PlainResponse | _Response | None = None
         self._method = ""
+        self._ahead: deque[Send] = deque()
+        """Sent, and not answered yet."""
+        self._patience = UNPROVEN_SECONDS
+        self._failed = False
+        """A connection ended with such requests: a new one's first response is waited for (RFC 9112 section 9.3.2)."""
+        self._aborted = False
 
     def send(self, request: Send) -> Head:
+        head = self._sent_ahead(request) if self._ahead else None
+        if head is not None:
+            return head
         self.drop()
-        self._method = request.method
+        if self._aborted:
+            raise TransportError("stopped by another thread")
+        self._method, headers = request.method, request.headers
+        then: list[Send] = []
+        pool = self._transport.host(request.url)
+        if request.then is not None and isinstance(pool, PlainPool) and pool.pipelines is not False:
+            size = len(request.url) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+            then = list(itertools.islice(request.then(), max(0, AHEAD_BYTES // size - 1)))
+            if pool.pipelines and not self._failed:
+                headers = PipelinedHeaders(headers)
+                headers.following = [(path(each.url), each.headers) for each in then]
+        began = time.monotonic()
         try:
-            response = self._transport.open(request.method, request.url, request.headers)
+            response = self._transport.open(request.method, request.url, headers)
         except (HTTPError, OSError, ValueError) as error:
             raise translate(error) from error
         self._response = response if isinstance(response, PlainResponse) else _Response(response)
+        if then and isinstance(response, PlainResponse) and response.persistent:
+            self._patience = max(UNPROVEN_SECONDS, 4 * (time.monotonic() - began))
+            try:
+                if headers is request.headers:
+                    response.send([(path(each.url), each.headers) for each in then])
+                self._ahead.extend(then[: response.unanswered])
+            except OSError:  # the connection is broken: what reads this response finds that too
+                log.debug("requests could not be sent ahead", exc_info=True)
         return Head(self._response.status, self._response.headers)
+
+    def _sent_ahead(self, request: Send) -> Head | None:
+        """The head of the response to `request`, where that was sent already and is answered as it must be."""
+        response, pool = self._response, self._transport.host(request.url)
+        if self._ahead[0] != request or not isinstance(response, PlainResponse) or not isinstance(pool, PlainPool):
+            return None
+        self._ahead.popleft()
+        following: PlainResponse | None = None
+        try:
+            if response.left <= DRAIN_BYTES:
+                response.drain()
+            if response.left or not response.persistent:
+                return None
+            following = response.follow(None if pool.pipelines else self._patience)
+        except _BROKEN as error:
+            self._close()
+            if self._aborted or (pool.pipelines and isinstance(error, TimeoutError)):
+                raise translate(error) from error
+            self._failed = True
+            pool.pipelines = pool.pipelines or False
+            log.debug("a request that was sent ahead was not answered", exc_info=True)
+        else:
+            if following is None:  # an error, perhaps: by itself it is sent again
+                self._close()
+                return None
+            self._response = following
+            first = request.headers["Range"].removeprefix("bytes=").partition("-")[0]
+            if following.status == 206 and following.headers.get("content-range", "").startswith(f"bytes {first}-"):
+                pool.pipelines = True
+                return Head(following.status, following.headers, ahead=True)
+            self._close()
+            pool.pipelines = False
+            log.info("the server does not answer pipelined requests in their order: they are sent one by one")
+        return None
 
     def receive(self, limit: int) -> bytes:
         response = self._response
@@ -202,6 +290,7 @@ class Urllib3Exchange:
             raise translate(error) from error
 
     def drop(self) -> None:
+        self._ahead.clear()
         response = self._response
         if response is None:
             return
@@ -217,12 +306,14 @@ class Urllib3Exchange:
         self._close()
 
     def abort(self) -> None:
+        self._aborted = True
         response = self._response
         with contextlib.suppress(Exception):  # it may end in its own thread at this moment
             if response is not None:
                 response.shutdown()
 
     def _close(self) -> None:
+        self._ahead.clear()
         response, self._response = self._response, None
         if response is not None:
             with contextlib.suppress(HTTPError, OSError, ValueError):
