@@ -249,12 +249,12 @@ class Driver:
             for claim in (*(c for c in others if not c.urgent), *(c for c in reversed(others) if c.urgent)):
                 self._workers.submit(functools.partial(self._transfer, claim), urgent=claim.urgent)
             for claim in plan.claims:
-                if not claim.started:  # by another thread
-                    self._transfer(claim)
+                self._transfer(claim)
             for claim in plan.claims[1:]:
-                with self.lock:  # else it might be released between a look and the waiting
-                    future = claim.wait_for_release()
-                self._wait(future)
+                if claim.open:
+                    with self.lock:  # else it might be released between a look and the waiting
+                        future = claim.wait_for_release()
+                    self._wait(future)
             for future in plan.wait:
                 self._wait(future)
         except BaseException:  # raised again
@@ -269,6 +269,8 @@ class Driver:
         return future.result()
 
     def _transfer(self, claim: Claim) -> None:
+        if claim.started:  # by another thread, perhaps with others of its batch
+            return
         follows = self.run(self.planner.transfer(claim, pipelined=self.transport.pipelines))
         if follows is not None:  # by way of the queue: what readers wait for comes first
             self._workers.submit(functools.partial(self._transfer, follows))

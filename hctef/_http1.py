@@ -25,10 +25,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 STAGING = 16 * 1024
 """Bytes of a connection's buffer: a head, and a small body with it."""
+PIPELINED_STAGING = 64 * 1024
+"""The same where responses come one behind the other: several at once, for each receive may wait for the GIL."""
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _PLAIN = re.compile(rb"HTTP/1\.1 20[06] ")
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELDS = re.compile(r"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n]*)*+")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _HEADERS_MOST = 100  # as http.client has it
 
@@ -38,16 +40,18 @@ def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
     head, without the empty line at its end; None where it is not plain."""
     if not _PLAIN.match(block):
         return None
-    lines = block.decode("latin-1").split("\r\n")
+    text = block.decode("latin-1")
+    first = text.find("\r\n")
+    lines = text[first + 2 :].split("\r\n") if first >= 0 else []
+    if not _FIELDS.fullmatch(text, len(text) if first < 0 else first):
+        return None
     headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon or not _TOKEN.fullmatch(name) or "\n" in value or "\r" in value:
-            return None
+    for line in lines:
+        name, _, value = line.partition(":")
         name, value = name.lower(), value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     length = headers.get("content-length", "")
-    if len(lines) > _HEADERS_MOST or "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
+    if len(lines) >= _HEADERS_MOST or "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
         return None
     return int(block[9:12]), headers, int(length)
 
@@ -241,7 +245,8 @@ class _Plain:
         asked, self._asked = self._asked, None
         if asked is None:
             return super().getresponse()  # type: ignore[misc]  # as above
-        connection.sock.settimeout(connection.timeout)
+        if connection.sock.gettimeout() != connection.timeout:  # to set it is a system call
+            connection.sock.settimeout(connection.timeout)
         response, came = self._receive()
         return self._replay(asked, bytes(came)) if response is None else response
 
@@ -249,8 +254,10 @@ class _Plain:
         """See `PlainResponse.follow`."""
         connection: Any = self
         self.unanswered -= 1
+        if timeout is None:
+            return self._receive()[0]
         usual = connection.timeout
-        connection.sock.settimeout(usual if timeout is None else timeout if usual is None else min(timeout, usual))
+        connection.sock.settimeout(timeout if usual is None else min(timeout, usual))
         response, _ = self._receive()
         connection.sock.settimeout(usual)
         return response
@@ -259,14 +266,16 @@ class _Plain:
         """The next response, where it is plain, and what has been received of it."""
         connection: Any = self
         sock, staging = connection.sock, self._staging
-        if staging is None:
-            staging = self._staging = bytearray(STAGING)
+        size = PIPELINED_STAGING if self.unanswered else STAGING
         begin, end = self._over
+        over = memoryview(staging)[begin:end] if staging is not None else b""
+        if staging is None or len(staging) < size:
+            staging = self._staging = bytearray(size)
         self._over, count = (0, 0), end - begin
         view = memoryview(staging)
-        view[:count] = view[begin:end]
+        view[:count] = over
         head = _HEAD_END.search(staging, 0, count)
-        while head is None and count < STAGING:
+        while head is None and count < len(view):
             came = sock.recv_into(view[count:])
             if not came:  # http.client would take what came for the whole head
                 raise http.client.RemoteDisconnected("the connection ended before the end of the response's head")
