@@ -11,7 +11,7 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
 from hctef._residency import Cancelled
-from hctef._steps import Call, Deliver, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
+from hctef._steps import Call, Deliver, Detach, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
 
 COPY_BYTES = 1024 * 1024
 """Copied at once: about a tenth of a millisecond in which the loop does nothing else."""
@@ -110,9 +110,9 @@ class AsyncDriver:
         _leaving.add(task)
         task.add_done_callback(_leaving.discard)
 
-    async def run[T](self, generator: PlanGen[T]) -> T:
-        """Perform a generator to its end, and return what it returns."""
-        steps = self.iterate(generator)
+    async def run[T](self, generator: PlanGen[T], exchange: AsyncExchange | None = None) -> T:
+        """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with."""
+        steps = self.iterate(generator, exchange)
         try:
             async for item in steps:
                 if isinstance(item, _Result):
@@ -122,12 +122,14 @@ class AsyncDriver:
             await steps.aclose()
         raise TypeError("the generator ended without a result")
 
-    async def iterate(self, generator: PlanGen[Any]) -> AsyncGenerator[Any, None]:
+    async def iterate(
+        self, generator: PlanGen[Any], exchange: AsyncExchange | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Perform a generator; yields what it delivers (bytes), then its `_Result`."""
         self.check_loop()
         self.holds += 1
         self._running += 1
-        exchange = self.transport.exchange()
+        exchange = exchange or self.transport.exchange()
         value: Any = None
         error: BaseException | None = None
         rested = self._loop.time()
@@ -142,6 +144,10 @@ class AsyncDriver:
                 value = error = None
                 if type(step) is Deliver:
                     yield step.data
+                    continue
+                if type(step) is Detach:
+                    self._detach(step, exchange)
+                    exchange = self.transport.exchange()
                     continue
                 try:
                     value = await self._perform(step, exchange)
@@ -230,10 +236,22 @@ class AsyncDriver:
 
     def _start(self, claim: Claim) -> asyncio.Task[None]:
         """Transfer a claim beside the caller."""
-        task = self._loop.create_task(self._transfer(claim))
+        return self._begin(claim, self._transfer(claim))
+
+    def _begin(self, claim: Claim, transfer: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """What brings a claim, beside the caller."""
+        task = self._loop.create_task(transfer)
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._ended, claim))
         return task
+
+    def _detach(self, step: Detach, exchange: AsyncExchange) -> None:
+        def ended(_: asyncio.Task[None]) -> None:
+            with self.lock:
+                step.generator.close()  # it may have been cancelled before its first step
+
+        self._carried.add(step.claim)
+        self._begin(step.claim, self.run(step.generator, exchange)).add_done_callback(ended)
 
     def _ended(self, claim: Claim, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -21,7 +21,7 @@ from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
 from hctef._residency import Cancelled
-from hctef._steps import Call, Deliver, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
+from hctef._steps import Call, Deliver, Detach, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
 
 log = logging.getLogger("hctef")
 
@@ -179,18 +179,18 @@ class Driver:
         self._workers = _workers(planner)
         self._active: set[Exchange] = set()
 
-    def run[T](self, generator: PlanGen[T]) -> T:
-        """Perform a generator to its end, and return what it returns."""
+    def run[T](self, generator: PlanGen[T], exchange: Exchange | None = None) -> T:
+        """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with."""
         try:
-            next(self.iterate(generator))
+            next(self.iterate(generator, exchange))
         except StopIteration as end:
             result: T = end.value
             return result
         raise TypeError("nobody iterates over what this generator delivers")
 
-    def iterate[T](self, generator: PlanGen[T]) -> Generator[bytes, None, T]:
+    def iterate[T](self, generator: PlanGen[T], exchange: Exchange | None = None) -> Generator[bytes, None, T]:
         """Perform a generator, and yield what it delivers."""
-        exchange = self.transport.exchange()
+        exchange = exchange or self.transport.exchange()
         value: Any = None
         error: BaseException | None = None
         try:
@@ -206,6 +206,10 @@ class Driver:
                     yield step.data
                     continue
                 try:
+                    if type(step) is Detach:
+                        self._workers.submit(functools.partial(self.run, step.generator, exchange))
+                        exchange = self.transport.exchange()
+                        continue
                     value = self._perform(step, exchange)
                 except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
                     error = raised

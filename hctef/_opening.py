@@ -8,6 +8,7 @@ Servers that refuse or ignore suffix ranges are asked for `bytes=0-0`, then for 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from hctef._http import Head, Part, check_version, parse_part, range_header, status_error, suffix_header
 from hctef._planner import Planner
@@ -18,7 +19,9 @@ from hctef._transfer import PIECE, Sink
 from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError
 
 FIRST_BYTES = 64 * 1024
-"""The most that an opening waits for: footers of Parquet and ZIP are read by as many."""
+"""The most that an opening asks for first: footers of Parquet and ZIP are read by as many."""
+FIRST_WINDOW = 14 * 1024
+"""Bytes that come in the round trip of the response's head (RFC 6928): more is not waited for on a far line."""
 
 
 class Opening:
@@ -124,18 +127,39 @@ class Opening:
         return start == 0 and stop <= min(self._want, size)
 
     def _take(self, head: Head, part: Part, came: bytes | None = None) -> PlanGen[None]:
-        """Put the response's bytes into the arena, and start the rest of the prefetch."""
+        """Put the response's bytes into the arena, behind the opening where the line is long, and then prefetch the
+        rest."""
         planner, requester = self._planner, self._requester
         self._begin(head, part.size or part.extent.stop)
         start, stop = part.extent
-        commit, sink = planner.keep_tail(start, stop), planner.arena_sink()
-        if came is None:
-            at = yield from requester.body(self._attempts, head, start, stop, sink, commit)
-            if at < stop:
-                yield from requester.fetch(at, stop, sink, commit)
-        else:
+        claim, commit = planner.keep_tail(start, stop)
+        if came is not None:
             yield Fill(start, came)
             commit(stop)
+            planner.give_back(claim)
+            yield from self._rest()
+        elif requester.link.near or stop - start <= FIRST_WINDOW:
+            try:
+                yield from self._body(head, part, commit)
+            finally:
+                planner.give_back(claim)
+            yield from self._rest()
+        else:
+            yield from planner.beside(claim, self._behind(head, part, commit))
+
+    def _behind(self, head: Head, part: Part, commit: Callable[[int], None]) -> PlanGen[None]:
+        yield from self._body(head, part, commit)
+        yield from self._rest()
+
+    def _body(self, head: Head, part: Part, commit: Callable[[int], None]) -> PlanGen[None]:
+        requester, sink, (start, stop) = self._requester, self._planner.arena_sink(), part.extent
+        at = yield from requester.body(self._attempts, head, start, stop, sink, commit)
+        if at < stop:
+            yield from requester.fetch(at, stop, sink, commit)
+
+    def _rest(self) -> PlanGen[None]:
+        """Start the rest of the prefetch."""
+        planner = self._planner
         more = min(self._options.prefetch_bytes, self._options.max_resident_bytes or planner.size)
         if more > self._want:
             rest = ByteRange(planner.size - more, planner.size) if self._from_end else ByteRange(0, more)

@@ -23,7 +23,7 @@ from hctef._pages import PageTable
 from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._stats import Stats
-from hctef._steps import Fill, PlanGen, Wait
+from hctef._steps import NOTHING, Detach, Fill, PlanGen, Wait
 from hctef._transfer import Requester, Sink, Slots
 from hctef._traps import Traps
 from hctef._wishes import Wishes
@@ -90,6 +90,8 @@ class Residency:
         self._slots = Slots(options.max_connections)
         self._own = 0  # bytes of the transfers under way that readers asked for themselves
         self._remnant = ByteRange(0, 0)
+        self._tail: Claim | None = None  # the opening's response, whose first bytes, from
+        self._tail_start = 0  # on, will be the remnant
         self._traps, self._wishes = Traps(), Wishes()
         self.begin(0)
 
@@ -143,7 +145,7 @@ class Residency:
         self.pager, self.arena, self.pages = pager, arena, pages
         self.cancel(claims)
         for claim in claims:
-            self._give_back(claim)
+            self.give_back(claim)
         return sorted(ByteRange(claim.at, claim.stop) for claim in claims if claim.at < claim.stop)
 
     # transfers
@@ -181,7 +183,7 @@ class Residency:
                 log.warning("a transfer failed: %s", error)
         finally:
             for each in claims:
-                self._give_back(each)
+                self.give_back(each)
         return self._next() if claim.behind and not self.closed else None
 
     def _others(self, claim: Claim, batch: Batch) -> Iterator[Claim]:
@@ -212,7 +214,7 @@ class Residency:
                 if self.closed or not claim.cancelled or not waiting:
                     raise
                 claim.error = error
-            self._give_back(claim)
+            self.give_back(claim)
 
     def _next(self) -> Claim | None:
         """The next piece of what is wished for, claimed, where there is room for another request."""
@@ -233,14 +235,18 @@ class Residency:
         """Claims for what is wished for, as many as there is room for."""
         return tuple(iter(self._next, None)) if self._wishes else ()
 
-    def _give_back(self, claim: Claim) -> None:
+    def give_back(self, claim: Claim) -> None:
+        """Fetched or not, nobody brings it any longer. Once is enough; more does nothing."""
         if claim.open and claim.behind:
             self._wishes.ended(claim.stop - claim.start)
         self.cache.release(claim)
 
     def _transfer(self, claim: Claim, after: Callable[[], Iterable[ByteRange]] | None) -> PlanGen[None]:
-        stop, remnant = claim.stop, self._remnant
-        if claim.start < remnant.stop and remnant.start < claim.stop:
+        stop, remnant, tail = claim.stop, self._remnant, self._tail
+        coming = tail is not None and tail.open and tail.start == stop and claim.start <= self._tail_start < stop
+        if coming:
+            stop = self._tail_start
+        elif claim.start < remnant.stop and remnant.start < claim.stop:
             self._remnant = ByteRange(0, 0)  # its page will be marked, and may be evicted then: it is of use just once
             if claim.start <= remnant.start and remnant.stop == claim.stop:
                 stop = remnant.start
@@ -248,37 +254,70 @@ class Residency:
         def commit(at: int) -> None:
             if claim.cancelled or self.closed:
                 raise Cancelled
-            upto = claim.stop if at == stop else at - at % PAGE
+            upto = claim.stop if at == stop and not coming else at - at % PAGE
             if upto > claim.at:
                 self._arrived(claim.at, upto)
                 claim.advance(upto)
 
         if stop > claim.start:
             yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit, after)
-        else:
-            commit(stop)
+        if coming and tail is not None:
+            yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
+            remnant, self._remnant = self._remnant, ByteRange(0, 0)
+            coming = False
+            if remnant != ByteRange(stop, claim.stop):
+                start, stop = stop, claim.stop
+                yield from self.requester.fetch(start, stop, self.arena_sink(), commit)
+        commit(stop)
 
     def arena_sink(self) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that."""
         return Sink(Fill, self.arena.room)
 
-    def keep_tail(self, start: int, stop: int) -> Callable[[int], None]:
-        """The commit function of a response to no claim, `[start, stop)`: the opening's.
+    def keep_tail(self, start: int, stop: int) -> tuple[Claim, Callable[[int], None]]:
+        """The opening's response, `[start, stop)`: the claim of its whole pages, begun, and its commit function.
 
         The leading part of a page is kept aside as the remnant: who fetches that page asks for what is before it only.
         """
-        marked = min(stop, -(-start // PAGE) * PAGE)
-        if marked > start:
-            self._remnant = ByteRange(start, marked)
+        first = min(stop, -(-start // PAGE) * PAGE)
+        claim = self._tail = self.cache.claim(ByteRange(first, stop))
+        claim.started = claim.sending = True
+        self._tail_start, kept = start, start == first
 
         def commit(at: int) -> None:
-            nonlocal marked
+            nonlocal kept
+            if claim.cancelled or self.closed:
+                raise Cancelled
+            if not kept and at >= first:
+                kept, self._remnant = True, ByteRange(start, first)
             upto = at if at == self.size else at - at % PAGE
-            if upto > marked:
-                self._arrived(marked, upto)
-                marked = upto
+            if upto > claim.at:
+                self._arrived(claim.at, upto)
+                claim.advance(upto)
 
-        return commit
+        return claim, commit
+
+    def beside(self, claim: Claim, bringing: PlanGen[None]) -> PlanGen[None]:
+        """Have the bytes of a claim brought beside the reader who made it, on the connection that he has begun with."""
+        yield from self._slots.acquire(claim)
+
+        def bring() -> PlanGen[None]:
+            try:
+                yield NOTHING
+                if claim.cancelled or self.closed:
+                    raise Cancelled
+                yield from bringing
+            except Exception as error:  # noqa: BLE001  # a reader of these bytes asks for them, and hears of it
+                claim.error = error
+                if not isinstance(error, Cancelled):
+                    log.warning("a transfer failed: %s", error)
+            finally:
+                self._slots.release()
+                self.give_back(claim)
+
+        steps = bring()
+        next(steps)  # so that whoever throws it away before it ran gives back what it holds
+        yield Detach(claim, steps)
 
     def _arrived(self, start: int, stop: int) -> None:
         """Whole pages `[start, stop)` were filled."""
@@ -304,7 +343,7 @@ class Residency:
         for claim in claims:
             claim.cancelled = True
             if not claim.started:
-                self._give_back(claim)
+                self.give_back(claim)
 
     def close(self) -> None:
         """Stop transfers; whoever waits for them wakes, and finds the file closed."""
@@ -315,7 +354,7 @@ class Residency:
         claims = self.cache.all_claims()
         self.cancel(claims)
         for claim in claims:
-            self._give_back(claim)
+            self.give_back(claim)
 
     def after_fork(self) -> None:
         """In a child: the parent's transfers are not ours, and what came is as good here as there."""

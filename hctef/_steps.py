@@ -11,6 +11,7 @@
 | `Wait` | waits until a future is done | its result |
 | `Call` | calls a function of the caller's | its result |
 | `FetchPlan` | runs the transfers of its claims, or waits for others' | None |
+| `Detach` | performs another generator beside the caller, with the response that came last | None |
 
 `TransportError` is thrown in where the network fails, and any other exception as it is. A step is computed under the
 file's lock and performed outside of it.
@@ -88,7 +89,14 @@ class FetchPlan:
     wait: tuple[Future[None], ...] = ()
 
 
-Step = Send | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan
+@dataclass(frozen=True, slots=True)
+class Detach:
+    claim: Claim
+    generator: Generator[Step, Any, None] = field(repr=False)
+    """Brings the claim's bytes, and gives it back."""
+
+
+Step = Send | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan | Detach
 type PlanGen[T] = Generator[Step, Any, T]
 NOTHING = FetchPlan()
 """Nothing to do."""
