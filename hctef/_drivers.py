@@ -250,7 +250,8 @@ class Driver:
         claims = plan.claims + plan.background
         try:
             others = claims[1:] if plan.claims else claims
-            for claim in (*(c for c in others if not c.urgent), *(c for c in reversed(others) if c.urgent)):
+            # What readers wait for first: threads that are idle, and warm connections, go to who comes first.
+            for claim in (*(c for c in reversed(others) if c.urgent), *(c for c in others if not c.urgent)):
                 self._workers.submit(functools.partial(self._transfer, claim), urgent=claim.urgent)
             for claim in plan.claims:
                 self._transfer(claim)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import http.client
 import io
+import queue
 import re
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,6 +29,9 @@ STAGING = 16 * 1024
 """Bytes of a connection's buffer: a head, and a small body with it."""
 PIPELINED_STAGING = 64 * 1024
 """The same where responses come one behind the other: several at once, for each receive may wait for the GIL."""
+IDLE_SECONDS = 1.0
+"""After about so long without anything to send (a retransmission timeout) a sender begins slowly again (RFC 5681
+section 4.1)."""
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _PLAIN = re.compile(rb"HTTP/1\.1 20[06] ")
@@ -71,7 +76,18 @@ class PipelinedHeaders(dict[str, str]):
 class PlainResponse:
     """The answer to a request, as far as urllib3's pool looks at it, and its body."""
 
-    __slots__ = ("_ahead", "_connection", "_pool", "headers", "left", "persistent", "retries", "sock", "status")
+    __slots__ = (
+        "_ahead",
+        "_connection",
+        "_length",
+        "_pool",
+        "headers",
+        "left",
+        "persistent",
+        "retries",
+        "sock",
+        "status",
+    )
 
     version_string = "HTTP/1.1"
 
@@ -80,7 +96,7 @@ class PlainResponse:
     ) -> None:
         """`left`: bytes of the body; `ahead`: those of them that came with the head; `clean`: and nothing else came."""
         self.sock, self.status, self.headers, self.left = sock, status, headers, left
-        self._ahead = ahead
+        self._ahead, self._length = ahead, left
         self._connection: Any = None  # these are set by urllib3
         self._pool: Any = None
         self.retries: Any = None
@@ -131,6 +147,8 @@ class PlainResponse:
         if connection is not None:
             if self.left or not self.persistent or connection.unanswered:
                 connection.close()
+            else:
+                connection.carry(self._length)
             self._pool._put_conn(connection)
 
     def send(self, requests: Iterable[tuple[str, Mapping[str, str]]]) -> None:
@@ -143,6 +161,7 @@ class PlainResponse:
         connection = self._connection
         following: PlainResponse | None = connection.receive_following(timeout)
         if following is not None:
+            connection.carry(self._length)
             following._connection, self._connection = connection, None
             following._pool = self._pool
         return following
@@ -196,6 +215,10 @@ class _Plain:
     """The URL of a plain request that was sent and not answered."""
     unanswered = 0
     """Requests that were sent behind it."""
+    carried = 0
+    """Bytes of responses since the connection was last idle for long."""
+    used = 0.0
+    """When the last of them ended."""
     _staging: bytearray | None = None
     _over = (0, 0)
     """Where in it bytes of the next response are."""
@@ -221,8 +244,15 @@ class _Plain:
         self.unanswered += len(heads)
         connection.sock.sendall(b"".join(heads))
 
+    def carry(self, count: int) -> None:
+        """A response of `count` bytes came."""
+        now = time.monotonic()
+        self.carried = count + (self.carried if now - self.used < IDLE_SECONDS else 0)
+        self.used = now
+
     def close(self) -> None:
         self.unanswered, self._over = 0, (0, 0)
+        self.carried = 0
         super().close()  # type: ignore[misc]  # as above
 
     def _head(self, url: str, headers: Mapping[str, str]) -> bytes:
@@ -331,8 +361,27 @@ class PlainHTTPSConnection(_Plain, HTTPSConnection):
     pass
 
 
+class WarmestFirst(queue.LifoQueue[Any]):
+    """Idle connections of a host: the one that carried most lately goes out first, for its congestion window has grown
+    most; among equals the one that was used last."""
+
+    def _get(self) -> Any:
+        idle: list[Any] = self.queue
+        best, most, now = len(idle) - 1, -1, time.monotonic()
+        for index in range(len(idle) - 1, -1, -1):
+            connection = idle[index]
+            if connection is None:  # urllib3's for one that is still to be made: they lie below all others
+                break
+            warmth = connection.carried if now - connection.used < IDLE_SECONDS else 0
+            if warmth > most:
+                best, most = index, warmth
+        return idle.pop(best)
+
+
 class PlainPool:
     """What is put before urllib3's pools of one host."""
+
+    QueueCls = WarmestFirst
 
     pipelines: bool | None = None
     """Whether the server answers pipelined requests as it must; None: nobody knows yet."""

@@ -29,7 +29,7 @@ class Pace:
 
     def __init__(self, link: Link, connections: int) -> None:
         self._link, self._connections = link, connections
-        self._warm = [COLD] * connections  # what connections may carry, by rank
+        self._warm = [16 * COLD, 4 * COLD, 2 * COLD, *[COLD] * connections][:connections]  # what connections may carry, by rank
 
     @property
     def paying(self) -> bool:
@@ -53,12 +53,13 @@ class Pace:
     def piece_of(self, running: int) -> int:
         """The largest background request where `running` others are under way: it gets the connection of that rank,
         the warmest first; and one that never carried much is in slow start, so that much would come late on it."""
-        most, warm = self.piece, self._warm
-        if running >= len(warm) or warm[running] >= most:
-            return most
-        size = warm[running]
-        warm[running] = 2 * size
-        return size
+        most = self.piece
+        return min(most, self._warm[running]) if running < len(self._warm) else most
+
+    def begun(self, running: int, length: int) -> None:
+        """A background request for so many bytes goes out where `running` others are under way."""
+        if running < len(self._warm):
+            self._warm[running] = max(self._warm[running], 2 * length)
 
     @property
     def few(self) -> int:

@@ -37,6 +37,8 @@ starts slowly, and the line waits for none of them. Where a server gives each co
 LONG = 4 * 1024 * 1024
 """A read of more bytes is fetched and copied out at the same time, so many bytes after so many."""
 
+FIRST_PIECE = 16 * 1024 * 1024
+
 FLIGHT = 12 * 1024
 """Bytes that come with the others in the first round trip of slow start."""
 
@@ -163,7 +165,11 @@ class Planner(Residency):
             window = LONG
             if not self.pages.resident(start, stop):
                 self.arena.expect(*align(start, stop, self.size))
-                self._wishes.push([align(start, stop, self.size)])
+                whole = align(start, stop, self.size)
+                self._wishes.push([whole])
+                if not self.link.near:
+                    first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))
+                    yield FetchPlan(background=self._claim(self._unclaimed([first])))
         for at in range(start, stop, window):
             end = min(stop, at + window)
             pin = yield from self.read(at, end)

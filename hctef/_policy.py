@@ -238,7 +238,7 @@ class Policy(Pace):
             elif region is not None and region.length > block.length:
                 parts = (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
                 behind += (part for part in parts if part.start < part.stop)
-        self._ahead(run, ByteRange(start, stop), FIRST_CHANCE, behind, traps)
+        self._ahead(run, ByteRange(start, stop), FIRST_CHANCE if start else 1.0, behind, traps)
         if not self.paying and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)
         return self._advice(block, behind, traps)

@@ -167,6 +167,7 @@ class Residency:
                 if pipelined and claim.batch is not None:
                     claims += self._others(claim, claim.batch)
                 own = sum(each.stop - each.start for each in claims if not each.behind)
+                own = min(own, int(self.link.product))  # of what is long no more is in flight
                 self._own += own
                 for each in claims:
                     each.sending = True
@@ -228,6 +229,7 @@ class Residency:
             return None
         claim = self.cache.claim(*self._gaps.extents([piece]))
         claim.behind = True
+        policy.begun(wishes.count, claim.stop - claim.start)
         wishes.begun(claim.stop - claim.start)
         return claim
 

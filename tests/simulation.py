@@ -262,6 +262,7 @@ class Simulation:
             gap = next(self._gaps(wish), None)
             if gap is not None:
                 gap = ByteRange(gap.start, min(gap.stop, gap.start + self.policy.piece_of(self.flying)))
+                self.policy.begun(self.flying, gap.length)
                 if gap.stop < wish.stop:
                     self.wishes.appendleft(ByteRange(gap.stop, wish.stop))
                 self._request(gap, urgent=False)
