@@ -29,7 +29,9 @@ class Pace:
 
     def __init__(self, link: Link, connections: int) -> None:
         self._link, self._connections = link, connections
-        self._warm = [16 * COLD, 4 * COLD, 2 * COLD, *[COLD] * connections][:connections]  # what connections may carry, by rank
+        self._warm = [16 * COLD, 4 * COLD, 2 * COLD, *[COLD] * connections][
+            :connections
+        ]  # what connections may carry, by rank
 
     @property
     def paying(self) -> bool:

@@ -38,6 +38,9 @@ LONG = 4 * 1024 * 1024
 """A read of more bytes is fetched and copied out at the same time, so many bytes after so many."""
 
 FIRST_PIECE = 16 * 1024 * 1024
+"""Of a long read over a far line, the bytes that come in one piece at once: its connection starts as quickly as that
+of a single GET, and others join it meanwhile. 256 MiB over 1 Gbit/s and 20 ms took 2.54 to 2.69 s; 2.69 to 2.78 without
+it; 2.58 to 3.5 with 32 MiB, as two streams that fill the pipe overflow a router's queue."""
 
 FLIGHT = 12 * 1024
 """Bytes that come with the others in the first round trip of slow start."""

@@ -62,7 +62,7 @@ class HctefBuffer(Hctef):
 
 
 class HctefAsync(Hctef):
-    """AsyncHttpFile; many ranges are cursors that read at once."""
+    """AsyncHttpFile."""
 
     modules = ("hctef.aio",)
     families = frozenset({"reads", "vectored"})
@@ -78,15 +78,8 @@ class HctefAsync(Hctef):
         return blocking(self.loop, file, file.size)
 
     def read_ranges(self, file: Any, ranges: Sequence[Range]) -> Sequence[Any]:
-        async def one(start: int, stop: int) -> Any:
-            cursor = file.raw.clone()
-            cursor.seek(start)
-            return await cursor.read(stop - start)
-
-        async def every() -> Sequence[Any]:
-            return await asyncio.gather(*(one(*extent) for extent in ranges))
-
-        return self.loop.run_until_complete(every())
+        parts: Sequence[Any] = self.loop.run_until_complete(file.raw.read_ranges(ranges))
+        return parts
 
 
 class _Old:
@@ -124,4 +117,4 @@ class HctefOld(_Old, Hctef):
 
 
 class HctefOldAsync(_Old, HctefAsync):
-    """AsyncHttpFile; many ranges are cursors that read at once."""
+    """AsyncHttpFile."""
