@@ -19,7 +19,7 @@ import queue
 import re
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import urllib3
@@ -61,15 +61,18 @@ def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
     return int(block[9:12]), headers, int(length)
 
 
-class PipelinedHeaders(dict[str, str]):
-    """Headers of a request; `following`: more requests to send with it, each a path and headers."""
+class PlainHeaders(dict[str, str]):
+    """Headers of a request, and what else its connection is to know of it."""
 
     following: Iterable[tuple[str, Mapping[str, str]]] = ()
+    """More requests to send with it, each a path and headers."""
+    started: Callable[[Any], None] | None = None
+    """Is told the connection's socket before the request goes out."""
 
-    def copy(self) -> PipelinedHeaders:
+    def copy(self) -> PlainHeaders:
         """urllib3 adds a proxy's to a copy."""
-        copied = PipelinedHeaders(self)
-        copied.following = self.following
+        copied = PlainHeaders(self)
+        copied.following, copied.started = self.following, self.started
         return copied
 
 
@@ -155,7 +158,7 @@ class PlainResponse:
         """Send more requests on the connection, each a path and headers."""
         self._connection.send_ahead(requests)
 
-    def follow(self, timeout: float | None) -> PlainResponse | None:
+    def follow(self, timeout: float) -> PlainResponse | None:
         """The answer to the next of the requests that were sent already; this one's body was read to its end. None:
         it is not plain. `timeout`: seconds to wait for it, between bytes, where it is shorter than the connection's."""
         connection = self._connection
@@ -233,7 +236,11 @@ class _Plain:
         if connection.sock is None:
             connection.connect()
         connection.sock.settimeout(connection.timeout)
-        following = [self._head(*request) for request in getattr(headers, "following", ())]
+        following: list[bytes] = []
+        if isinstance(headers, PlainHeaders):
+            following += (self._head(*request) for request in headers.following)
+            if headers.started is not None:
+                headers.started(connection.sock)
         self.unanswered = len(following)
         connection.sock.sendall(b"".join([self._head(url, headers), *following]))
 
@@ -280,11 +287,11 @@ class _Plain:
         response, came = self._receive()
         return self._replay(asked, bytes(came)) if response is None else response
 
-    def receive_following(self, timeout: float | None) -> PlainResponse | None:
+    def receive_following(self, timeout: float) -> PlainResponse | None:
         """See `PlainResponse.follow`."""
         connection: Any = self
         self.unanswered -= 1
-        if timeout is None:
+        if self._over != (0, 0) and _HEAD_END.search(self._staging or b"", *self._over):
             return self._receive()[0]
         usual = connection.timeout
         connection.sock.settimeout(timeout if usual is None else min(timeout, usual))

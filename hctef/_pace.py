@@ -29,9 +29,8 @@ class Pace:
 
     def __init__(self, link: Link, connections: int) -> None:
         self._link, self._connections = link, connections
-        self._warm = [16 * COLD, 4 * COLD, 2 * COLD, *[COLD] * connections][
-            :connections
-        ]  # what connections may carry, by rank
+        self._warm = [8 * COLD, 4 * COLD, 2 * COLD, *[COLD] * connections][:connections]
+        """What connections may carry, by rank: the opening and the first reads have warmed some."""
 
     @property
     def paying(self) -> bool:
@@ -61,7 +60,7 @@ class Pace:
     def begun(self, running: int, length: int) -> None:
         """A background request for so many bytes goes out where `running` others are under way."""
         if running < len(self._warm):
-            self._warm[running] = max(self._warm[running], 2 * length)
+            self._warm[running] += length
 
     @property
     def few(self) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -31,7 +32,7 @@ from urllib3.exceptions import (
 from urllib3.util import Timeout, parse_url
 
 from hctef._http import Head
-from hctef._http1 import PipelinedHeaders, PlainPool, PlainResponse, plain_pools
+from hctef._http1 import PlainHeaders, PlainPool, PlainResponse, plain_pools
 from hctef._options import Options
 from hctef._proxies import environment_proxy
 from hctef._retries import TransportError
@@ -44,9 +45,9 @@ DRAIN_BYTES = 16 * 1024
 
 AHEAD_BYTES = 14 * 1024
 """Of requests that are sent at once: what a new connection's initial window holds (RFC 6928)."""
-UNPROVEN_SECONDS = 1.0
-"""A server that may have thrown away what was sent ahead is waited for so long, or four times as long as the response
-before took."""
+UNPROVEN_SECONDS, PROVEN_SECONDS = 1.0, 5.0
+"""A server that may have thrown away what was sent ahead is waited for so long, or four times as long as the first
+response took; one that has answered such requests before, for longer."""
 
 _BROKEN = (HTTPError, OSError, ValueError, AttributeError)  # AttributeError: aborted by another thread
 _POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
@@ -198,10 +199,12 @@ class Urllib3Exchange:
         self._method = ""
         self._ahead: deque[Send] = deque()
         """Sent, and not answered yet."""
-        self._patience = UNPROVEN_SECONDS
+        self._patience = 0.0
         self._failed = False
         """A connection ended with such requests: a new one's first response is waited for (RFC 9112 section 9.3.2)."""
         self._aborted = False
+        self._sock: Any = None
+        """Where the head of a response is waited for."""
 
     def send(self, request: Send) -> Head:
         head = self._sent_ahead(request) if self._ahead else None
@@ -210,30 +213,37 @@ class Urllib3Exchange:
         self.drop()
         if self._aborted:
             raise TransportError("stopped by another thread")
-        self._method, headers = request.method, request.headers
+        self._method, headers = request.method, PlainHeaders(request.headers)
+        headers.started = self._started
         then: list[Send] = []
         pool = self._transport.host(request.url)
         if request.then is not None and isinstance(pool, PlainPool) and pool.pipelines is not False:
             size = len(request.url) + sum(len(name) + len(value) + 4 for name, value in headers.items())
             then = list(itertools.islice(request.then(), max(0, AHEAD_BYTES // size - 1)))
             if pool.pipelines and not self._failed:
-                headers = PipelinedHeaders(headers)
                 headers.following = [(path(each.url), each.headers) for each in then]
         began = time.monotonic()
         try:
             response = self._transport.open(request.method, request.url, headers)
         except (HTTPError, OSError, ValueError) as error:
             raise translate(error) from error
+        finally:
+            self._sock = None
         self._response = response if isinstance(response, PlainResponse) else _Response(response)
         if then and isinstance(response, PlainResponse) and response.persistent:
-            self._patience = max(UNPROVEN_SECONDS, 4 * (time.monotonic() - began))
+            self._patience = 4 * (time.monotonic() - began)
             try:
-                if headers is request.headers:
+                if not headers.following:
                     response.send([(path(each.url), each.headers) for each in then])
                 self._ahead.extend(then[: response.unanswered])
             except OSError:  # the connection is broken: what reads this response finds that too
                 log.debug("requests could not be sent ahead", exc_info=True)
         return Head(self._response.status, self._response.headers)
+
+    def _started(self, sock: Any) -> None:
+        self._sock = sock
+        if self._aborted:
+            raise TransportError("stopped by another thread")
 
     def _sent_ahead(self, request: Send) -> Head | None:
         """The head of the response to `request`, where that was sent already and is answered as it must be."""
@@ -247,13 +257,13 @@ class Urllib3Exchange:
                 response.drain()
             if response.left or not response.persistent:
                 return None
-            following = response.follow(None if pool.pipelines else self._patience)
+            following = response.follow(max(self._patience, PROVEN_SECONDS if pool.pipelines else UNPROVEN_SECONDS))
         except _BROKEN as error:
             self._close()
-            if self._aborted or (pool.pipelines and isinstance(error, TimeoutError)):
+            if self._aborted:
                 raise translate(error) from error
             self._failed = True
-            pool.pipelines = pool.pipelines or False
+            pool.pipelines = (pool.pipelines and not isinstance(error, TimeoutError)) or False
             log.debug("a request that was sent ahead was not answered", exc_info=True)
         else:
             if following is None:  # an error, perhaps: by itself it is sent again
@@ -307,10 +317,12 @@ class Urllib3Exchange:
 
     def abort(self) -> None:
         self._aborted = True
-        response = self._response
+        response, sock = self._response, self._sock
         with contextlib.suppress(Exception):  # it may end in its own thread at this moment
             if response is not None:
                 response.shutdown()
+            if sock is not None:
+                sock.shutdown(socket.SHUT_RD)
 
     def _close(self) -> None:
         self._ahead.clear()

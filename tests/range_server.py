@@ -45,6 +45,8 @@ class Request:
     """The bytes of the file that the body was made of, half-open."""
     sent: int = 0
     """Bytes of the body that were handed to the socket."""
+    ahead: bool = False
+    """It was there when the response before it had just been sent: pipelined, or very quick."""
 
     @property
     def name(self) -> str:
@@ -83,6 +85,8 @@ class Reply:
     rate: float = 0.0
     """Bytes of the body a second, one at a time; 0: at once."""
     early_hints: bool = False
+    forget: bool = False
+    """Throw away what has come behind this request."""
 
     def whole(self) -> None:
         """The whole file with 200."""
@@ -270,6 +274,11 @@ def early_hints(_: Request, reply: Reply) -> None:
     reply.early_hints = True
 
 
+def forgetful(_: Request, reply: Reply) -> None:
+    """What has come before its response is sent is thrown away: no server of pipelined requests."""
+    reply.forget = True
+
+
 def expects(name: str, value: Callable[[], str], code: int = 401) -> Behaviour:
     """`code` where the request's header is not what `value()` says."""
 
@@ -422,6 +431,9 @@ class RangeServer:
 
     def _exchange(self, connection: socket.socket, stream: Any, number: int) -> bool:
         """Answer one request. Returns whether the connection stays open."""
+        connection.setblocking(False)
+        ahead = bool(stream.peek(1))
+        connection.setblocking(True)
         line = stream.readline().decode("latin-1").split()
         if len(line) < 2:
             return False
@@ -429,7 +441,7 @@ class RangeServer:
         while (text := stream.readline().decode("latin-1").strip()) != "":
             name, _, value = text.partition(":")
             headers[name.lower()] = value.strip()
-        request = Request(line[0], line[1], headers, number)
+        request = Request(line[0], line[1], headers, number, ahead=ahead)
         with self._lock:
             self.log.append(request)
             self._in_flight += 1
@@ -438,6 +450,11 @@ class RangeServer:
             reply = self._reply(request)
             for behaviour in self._behaviours.get(request.name, ()):
                 behaviour(request, reply)
+            if reply.forget:
+                connection.setblocking(False)
+                while stream.read1(PIECE):
+                    pass
+                connection.setblocking(True)
             return self._send(connection, request, reply)
         finally:
             with self._lock:

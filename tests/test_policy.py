@@ -362,7 +362,10 @@ def test_pieces_suit_the_line() -> None:
     fetch = policy()
     assert 0.5 * 2e6 <= fetch.piece <= 2e6
     assert 2 * 2e6 <= fetch.in_flight <= 3 * 2e6
-    pieces = [fetch.piece_of(2) for _ in range(6)]
+    pieces = []
+    for _ in range(6):
+        pieces.append(fetch.piece_of(3))
+        fetch.begun(3, pieces[-1])
     assert pieces[0] == 65536
     assert pieces == sorted(pieces)
     assert pieces[-1] == fetch.piece == fetch.piece_of(99)

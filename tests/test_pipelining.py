@@ -1,0 +1,208 @@
+"""Requests that are sent before the response in front of them has come: fewer round trips, the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hctef
+from hctef._http1 import PIPELINED_STAGING, PlainHeaders, PlainPool, PlainResponse
+from hctef._options import Options
+from hctef._urllib3 import Urllib3Transport, path, shared_pool
+from tests.helpers import pattern
+from tests.range_server import (
+    Behaviour,
+    Gate,
+    RangeServer,
+    Reply,
+    Request,
+    after,
+    chunked,
+    cut,
+    etag,
+    forgetful,
+    hang_up,
+    redirect,
+    shift,
+    stale,
+    status,
+    until_close,
+    when,
+)
+from tests.test_http1 import scripted
+
+DATA = pattern(8 * 1024 * 1024)
+RANGES = [(n * 32_768 + n % 7 * 1000, n * 32_768 + n % 7 * 1000 + 100 + n % 5 * 700) for n in range(250)]
+
+
+@pytest.fixture
+def url(range_server: RangeServer) -> Iterator[str]:
+    """A file on a server of which nothing is known."""
+    yield range_server.add("f", DATA)
+    pool(range_server.url("f")).pipelines = None
+
+
+def pool(url: str) -> PlainPool:
+    found = shared_pool("").connection_from_url(url)
+    assert isinstance(found, PlainPool)
+    return found
+
+
+def read(url: str, **options: Any) -> None:
+    """All ranges, in one call on a new file; their bytes are right."""
+    with hctef.HttpFile(url, max_connections=4, readahead="off", **options) as file:
+        assert file.read_ranges(RANGES) == [DATA[start:stop] for start, stop in RANGES]
+
+
+def every(n: int) -> Callable[[Request], bool]:
+    counter = itertools.count(1)
+    return lambda _: next(counter) % n == 0
+
+
+def test_ranges_are_pipelined(range_server: RangeServer, url: str) -> None:
+    """On max_connections connections, each range once; the server is not asked more at once than it has connections."""
+    with hctef.HttpFile(url, max_connections=4, readahead="off", prefetch_bytes=0) as file:
+        range_server.forget()
+        assert file.read_ranges(RANGES) == [DATA[start:stop] for start, stop in RANGES]
+        assert file.stats.requests == range_server.requests + 1
+    assert sum(request.ahead for request in range_server.log) > 100
+    assert range_server.sent_twice() == []
+    assert range_server.requests <= len(RANGES)
+    assert range_server.most_in_flight <= 4
+    assert pool(url).pipelines
+
+
+SPOILT: dict[str, Callable[[], Behaviour]] = {
+    "bodies that are cut": lambda: when(every(20), cut(100)),
+    "connections that are reset": lambda: when(every(20), cut(100, reset=True)),
+    "no answer": lambda: when(every(20), hang_up),
+    "closed without a word": lambda: when(every(7), stale),
+    "closed with a word": lambda: when(every(7), until_close),
+    "errors that pass": lambda: when(every(20), status(503, Retry_After="0")),
+    "chunked": lambda: when(every(3), chunked),
+    "all chunked": lambda: chunked,
+    "shorter ranges": lambda: when(every(3), shorter),
+    "a redirect": lambda: when(every(50), redirect("f?moved")),
+}
+
+
+def shorter(_: Request, reply: Reply) -> None:
+    if reply.status == 206:
+        reply.part(reply.start, reply.start + max(1, len(reply.body) // 2))
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("known", [None, True])
+def test_what_goes_wrong_in_between_changes_no_byte(
+    range_server: RangeServer, url: str, name: str, known: bool | None
+) -> None:
+    """Whether the server was known to pipeline or not, and never is one request's failure another's."""
+    range_server.behave("f", after(1, SPOILT[name]()))
+    pool(url).pipelines = known
+    for _ in range(2):
+        read(url)
+
+
+def test_a_server_that_forgets_what_was_sent_ahead(range_server: RangeServer, url: str) -> None:
+    """Some seconds are lost, once: it is asked one by one from then on."""
+    range_server.behave("f", forgetful)
+    read(url, timeout=20)
+    assert pool(url).pipelines is False
+    range_server.forget()
+    read(url, timeout=20)
+    assert range_server.sent_twice() == []
+
+
+def test_a_server_that_mixes_up_what_was_sent_ahead(range_server: RangeServer, url: str) -> None:
+    """Its Content-Range tells, before any byte is taken."""
+    range_server.behave("f", when(lambda request: request.ahead and pool(url).pipelines is not False, shift(4096)))
+    read(url)
+    assert pool(url).pipelines is False
+
+
+def test_wrong_ranges_are_an_error_all_the_same(range_server: RangeServer, url: str) -> None:
+    """What is wrong when it is asked for by itself is not the pipelining's fault."""
+    range_server.behave("f", after(5, shift(4096)))
+    with pytest.raises(hctef.HctefNetworkError, match="instead"):
+        read(url, prefetch_bytes=0)
+
+
+def test_a_change_in_between_is_noticed(range_server: RangeServer, url: str) -> None:
+    """No two versions in one result."""
+    range_server.behave("f", after(100, etag('"v2"')))
+    with pytest.raises(hctef.RemoteFileChangedError):
+        read(url)
+
+
+def test_headers_of_a_callable_are_asked_for_each_request(range_server: RangeServer, url: str) -> None:
+    """So nothing is sent ahead with an old token."""
+    numbers = itertools.count()
+    read(url, headers=lambda: {"X-Token": str(next(numbers))})
+    tokens = [request.headers["x-token"] for request in range_server.log]
+    assert len(set(tokens)) == len(tokens)
+
+
+def test_closing_ends_it(range_server: RangeServer, url: str) -> None:
+    """A server that has stopped in the middle of a pipeline keeps nobody."""
+    gate = Gate()
+    file = hctef.HttpFile(url, max_connections=4, prefetch_bytes=0)
+    range_server.behave("f", after(30, gate))
+    caught: list[BaseException] = []
+
+    def reader() -> None:
+        try:
+            file.read_ranges(RANGES)
+        except ValueError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    gate.wait_for(4)
+    file.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(caught) == 1
+    gate.open()
+
+
+@given(
+    st.lists(st.integers(0, 3 * PIPELINED_STAGING), min_size=1, max_size=12),
+    st.lists(st.integers(1, 2 * PIPELINED_STAGING), max_size=8),
+    st.integers(1, 40_000),
+)
+@settings(max_examples=60, deadline=None)
+def test_responses_are_told_apart_wherever_they_are_cut(sizes: list[int], cuts: list[int], step: int) -> None:
+    """Bodies of any length, received in any pieces."""
+    bodies = [pattern(size + 1)[:size] for size in sizes]
+    answers = b"".join(
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\nX-N: %d\r\n\r\n%b" % (len(body), number, body)
+        for number, body in enumerate(bodies)
+    )
+    at = [0, *itertools.accumulate(cuts), len(answers)]
+    pieces = [answers[start:stop] for start, stop in itertools.pairwise(at) if answers[start:stop]]
+    with scripted(pieces, *([] for _ in sizes[1:])) as server:
+        headers = PlainHeaders()
+        headers.following = [(path(server.url), {}) for _ in sizes[1:]]
+        response: Any = Urllib3Transport(Options(timeout=10)).open("GET", server.url, headers)
+        for number, body in enumerate(bodies):
+            assert isinstance(response, PlainResponse)
+            assert response.headers["x-n"] == str(number)
+            assert response.unanswered == len(bodies) - 1 - number
+            room, count = memoryview(bytearray(len(body) + 1)), 0
+            while count < len(body):
+                came = response.readinto(room[count : count + step], whole=False)
+                assert came
+                count += came
+            assert bytes(room[:count]) == body
+            assert response.left == 0
+            if response.unanswered:
+                response = response.follow(10)
+        assert response.persistent
+        response.release()
+        assert server.connections == 1
