@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+needs_address_space = pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY,
+    reason="ulimit -v: there is no address space for a file of any size, or it is given as the reason",
+)
 
 
 def pattern(size: int, seed: int = 0) -> bytes:

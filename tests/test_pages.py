@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange
+from tests.helpers import needs_address_space
 
 SIZE = 40 * PAGE + 123
 COUNT = 41
@@ -90,6 +91,7 @@ TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
+@needs_address_space
 @given(st.integers(1, 10**15))
 def test_a_table_of_any_size_is_made(size: int) -> None:
     """Memory is taken where pages are marked only: the table of a petabyte is made at once."""

@@ -18,7 +18,7 @@ import hctef
 from hctef import _paging
 from hctef.exceptions import PagerError
 from tests import sandbox
-from tests.helpers import pattern
+from tests.helpers import needs_address_space, pattern
 from tests.nginx_server import NginxServer
 
 ROOT = Path(__file__).parents[1]
@@ -64,8 +64,8 @@ def sandboxed(kind: str, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("eperm", r"userfaultfd: EPERM: .*not permitted.*seccomp"),
-        ("enosys", r"userfaultfd: ENOSYS: .*not implemented"),
+        pytest.param("eperm", r"userfaultfd: EPERM: .*not permitted.*seccomp", marks=needs_address_space),
+        pytest.param("enosys", r"userfaultfd: ENOSYS: .*not implemented", marks=needs_address_space),
         ("ulimit", r"1 TiB of address space.*ulimit -v is 8388608 KiB"),
     ],
 )
@@ -82,6 +82,7 @@ def test_views_are_filled_where_userfaultfd_is_refused(nginx: NginxServer, kind:
     assert reason in error
 
 
+@pytest.mark.skipif(not hctef.paging_support(), reason=f"no demand paging: {hctef.paging_support().reason}")
 def test_an_unprivileged_user_pages_in_user_mode(nginx: NginxServer) -> None:
     """No right is needed, where vm.unprivileged_userfaultfd and /dev/userfaultfd are as kernels come."""
     url = nginx.add("unprivileged", DATA)
@@ -140,7 +141,7 @@ def refuse(*_: object, **__: object) -> None:
         ("sys.executable", None, "no Python interpreter"),
         ("os.memfd_create", None, "memfd_create"),
         ("os.pidfd_open", None, "pidfd_open"),
-        ("hctef._uffd.open_uffd", refuse, "EACCES: Permission denied"),
+        pytest.param("hctef._uffd.open_uffd", refuse, "EACCES: Permission denied", marks=needs_address_space),
     ],
 )
 def test_what_else_may_be_missing(monkeypatch: pytest.MonkeyPatch, target: str, value: Any, words: str) -> None:
