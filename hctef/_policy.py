@@ -332,7 +332,7 @@ class Policy(Pace):
         piece = self.piece
         end = min(self._size, max(0, last + step * ahead)) // PAGE * PAGE
         more = (end - run.edge) * step
-        least = min(ahead // 2, piece)
+        least = min(ahead // 4, piece)
         if more <= 0 or (more < least and 0 < end < self._size // PAGE * PAGE):
             self._listen(run, last, last + step * (least - more), step, traps)
             run.reach()
