@@ -34,7 +34,7 @@ IDLE_SECONDS = 1.0
 section 4.1)."""
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-_PLAIN = re.compile(rb"HTTP/1\.1 20[06] ")
+_PLAIN = re.compile(rb"HTTP/1\.1 20[06] [^\r\n]*(?:\r\n|\Z)")
 _FIELDS = re.compile(r"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n]*)*+")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _HEADERS_MOST = 100  # as http.client has it

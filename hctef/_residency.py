@@ -90,8 +90,10 @@ class Residency:
         self._slots = Slots(options.max_connections)
         self._own = 0  # bytes of the transfers under way that readers asked for themselves
         self._remnant = ByteRange(0, 0)
-        self._tail: Claim | None = None  # the opening's response, whose first bytes, from
-        self._tail_start = 0  # on, will be the remnant
+        self._tail: Claim | None = None
+        """The whole pages of the opening's response."""
+        self._tail_start = 0
+        """Where that begins: what lies before its first page will be the remnant."""
         self._traps, self._wishes = Traps(), Wishes()
         self.begin(0)
 
@@ -361,7 +363,7 @@ class Residency:
     def after_fork(self) -> None:
         """In a child: the parent's transfers are not ours, and what came is as good here as there."""
         self.cache.forget_claims()
-        self._wishes, self._own = Wishes(), 0
+        self._wishes, self._own, self._tail = Wishes(), 0, None
         self._slots = Slots(self.options.max_connections)
 
     def _raise_first(self, claims: Iterable[Claim]) -> None:

@@ -354,3 +354,16 @@ def test_a_far_file_is_open_before_its_tail_has_come() -> None:
     loop.run()
     assert loop.planner.resident_bytes == SIZE
     assert not list(twice(loop.requested))
+
+
+def test_a_forked_child_waits_for_nothing_that_its_parent_brings() -> None:
+    """Not for the opening's tail either: its transfer is the parent's."""
+    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), far=True, prefetch_bytes=150_000)
+    parents, loop.tasks = loop.tasks, []
+    loop.planner.after_fork()
+    loop.start(loop.planner.read(0, SIZE - 65_536))  # to the very page where the tail begins
+    loop.run()
+    loop.start(loop.planner.read(0, SIZE))
+    loop.run()
+    assert loop.planner.resident_bytes == SIZE
+    assert len(parents) == 1
