@@ -46,7 +46,7 @@ class Request:
     sent: int = 0
     """Bytes of the body that were handed to the socket."""
     ahead: bool = False
-    """It was there when the response before it had just been sent: pipelined, or very quick."""
+    """It came before the response to the one in front of it was sent: it was pipelined."""
 
     @property
     def name(self) -> str:
@@ -333,6 +333,7 @@ class RangeServer:
         self._behaviours: dict[str, tuple[Behaviour, ...]] = {}
         self._lock = threading.Lock()
         self._in_flight = 0
+        self._pipelining: set[int] = set()  # connections
         self._sockets: set[socket.socket] = set()
         self._closing = threading.Event()
         self._scheme, self._host = ("https", "localhost") if tls else ("http", "127.0.0.1")
@@ -431,9 +432,6 @@ class RangeServer:
 
     def _exchange(self, connection: socket.socket, stream: Any, number: int) -> bool:
         """Answer one request. Returns whether the connection stays open."""
-        connection.setblocking(False)
-        ahead = bool(stream.peek(1))
-        connection.setblocking(True)
         line = stream.readline().decode("latin-1").split()
         if len(line) < 2:
             return False
@@ -441,7 +439,7 @@ class RangeServer:
         while (text := stream.readline().decode("latin-1").strip()) != "":
             name, _, value = text.partition(":")
             headers[name.lower()] = value.strip()
-        request = Request(line[0], line[1], headers, number, ahead=ahead)
+        request = Request(line[0], line[1], headers, number, ahead=number in self._pipelining)
         with self._lock:
             self.log.append(request)
             self._in_flight += 1
@@ -450,15 +448,20 @@ class RangeServer:
             reply = self._reply(request)
             for behaviour in self._behaviours.get(request.name, ()):
                 behaviour(request, reply)
-            if reply.forget:
-                connection.setblocking(False)
-                while stream.read1(PIECE):
-                    pass
-                connection.setblocking(True)
+            if not isinstance(connection, ssl.SSLSocket):
+                self._look_ahead(connection, stream, number, forget=reply.forget)
             return self._send(connection, request, reply)
         finally:
             with self._lock:
                 self._in_flight -= 1
+
+    def _look_ahead(self, connection: socket.socket, stream: Any, number: int, *, forget: bool) -> None:
+        """See what has come behind a request that is not answered yet."""
+        connection.setblocking(False)
+        while forget and stream.read1(PIECE):
+            pass
+        (self._pipelining.add if stream.peek(1) else self._pipelining.discard)(number)
+        connection.setblocking(True)
 
     def _reply(self, request: Request) -> Reply:
         file = self.files.get(request.name)
