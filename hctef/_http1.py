@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import queue
 import re
 import socket
 import time
@@ -366,44 +365,3 @@ class PlainHTTPConnection(_Plain, HTTPConnection):
 
 class PlainHTTPSConnection(_Plain, HTTPSConnection):
     pass
-
-
-class WarmestFirst(queue.LifoQueue[Any]):
-    """Idle connections of a host: the one that carried most lately goes out first, for its congestion window has grown
-    most; among equals the one that was used last."""
-
-    def _get(self) -> Any:
-        idle: list[Any] = self.queue
-        best, most, now = len(idle) - 1, -1, time.monotonic()
-        for index in range(len(idle) - 1, -1, -1):
-            connection = idle[index]
-            if connection is None:  # urllib3's for one that is still to be made: they lie below all others
-                break
-            warmth = connection.carried if now - connection.used < IDLE_SECONDS else 0
-            if warmth > most:
-                best, most = index, warmth
-        return idle.pop(best)
-
-
-class PlainPool:
-    """What is put before urllib3's pools of one host."""
-
-    QueueCls = WarmestFirst
-
-    pipelines: bool | None = None
-    """Whether the server answers pipelined requests as it must; None: nobody knows yet."""
-
-
-class PlainHTTPPool(PlainPool, urllib3.HTTPConnectionPool):
-    ConnectionCls = PlainHTTPConnection
-
-
-class PlainHTTPSPool(PlainPool, urllib3.HTTPSConnectionPool):
-    ConnectionCls = PlainHTTPSConnection
-
-
-def plain_pools(**options: Any) -> urllib3.PoolManager:
-    """A PoolManager whose connections are of this kind."""
-    pool = urllib3.PoolManager(**options)
-    pool.pool_classes_by_scheme = {"http": PlainHTTPPool, "https": PlainHTTPSPool}
-    return pool

@@ -149,7 +149,8 @@ class Opening:
 
     def _behind(self, head: Head, part: Part, commit: Callable[[int], None]) -> PlanGen[None]:
         yield from self._body(head, part, commit)
-        yield from self._rest()
+        if not self._planner.closed:
+            yield from self._rest()
 
     def _body(self, head: Head, part: Part, commit: Callable[[int], None]) -> PlanGen[None]:
         requester, sink, (start, stop) = self._requester, self._planner.arena_sink(), part.extent

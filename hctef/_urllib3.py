@@ -1,7 +1,6 @@
 """The synchronous transport: urllib3 carries bytes; no rule of HTTP stands here.
 
-One pool a process for all files, so that the tenth file of a host needs no handshake; a caller's pool is used and never
-closed. urllib3 hands out the connection that was used last (LIFO), the warmest one.
+The process's pools (`_pools.py`) serve all files; a caller's pool is used and never closed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import itertools
 import logging
 import os
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -29,11 +27,12 @@ from urllib3.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
-from urllib3.util import Timeout, parse_url
+from urllib3.util import Timeout
 
 from hctef._http import Head
-from hctef._http1 import PlainHeaders, PlainPool, PlainResponse, plain_pools
+from hctef._http1 import PlainHeaders, PlainResponse
 from hctef._options import Options
+from hctef._pools import PlainPool, shared_pool
 from hctef._proxies import environment_proxy
 from hctef._retries import TransportError
 from hctef._steps import Send
@@ -50,36 +49,7 @@ UNPROVEN_SECONDS, PROVEN_SECONDS = 1.0, 5.0
 response took; one that has answered such requests before, for longer."""
 
 _BROKEN = (HTTPError, OSError, ValueError, AttributeError)  # AttributeError: aborted by another thread
-_POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
 _ONCE = urllib3.Retry(False)  # the core asks again, not the pool
-_pools: dict[str, urllib3.PoolManager] = {}
-_pools_lock = threading.Lock()
-
-
-def shared_pool(proxy: str) -> urllib3.PoolManager:
-    """The process's pool for requests by `proxy`, a URL, or by none."""
-    with _pools_lock:
-        pool = _pools.get(proxy)
-        if pool is None:
-            if proxy:
-                auth = parse_url(proxy).auth
-                headers = urllib3.make_headers(proxy_basic_auth=auth) if auth else None
-                pool = urllib3.ProxyManager(proxy, proxy_headers=headers, num_pools=32, maxsize=_POOL_SIZE)
-            else:
-                pool = plain_pools(num_pools=32, maxsize=_POOL_SIZE)
-            _pools[proxy] = pool
-        return pool
-
-
-def _reset() -> None:
-    """In a forked child: the connections are the parent's."""
-    global _pools_lock  # noqa: PLW0603  # its holder may not live in the child
-    _pools_lock = threading.Lock()
-    _pools.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset)
 
 
 class Urllib3Transport:

@@ -15,8 +15,9 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hctef._http1 import STAGING, plain_head, plain_pools
+from hctef._http1 import STAGING, plain_head
 from hctef._options import Options
+from hctef._pools import plain_pools
 from hctef._retries import TransportError
 from hctef._steps import Send
 from hctef._urllib3 import Urllib3Exchange, Urllib3Transport

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hctef
-from hctef._http1 import PIPELINED_STAGING, PlainHeaders, PlainPool, PlainResponse
+from hctef._http1 import PIPELINED_STAGING, PlainHeaders, PlainResponse
 from hctef._options import Options
-from hctef._urllib3 import Urllib3Transport, path, shared_pool
+from hctef._pools import PlainPool, shared_pool
+from hctef._urllib3 import Urllib3Transport, path
 from tests.helpers import pattern
 from tests.range_server import (
     Behaviour,

@@ -1,0 +1,87 @@
+"""The process's pools of connections: one for all files, so that the tenth file of a host needs no handshake, and the
+warmest connection of a host first.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from typing import Any
+
+import urllib3
+from urllib3.util import parse_url
+
+from hctef._http1 import IDLE_SECONDS, PlainHTTPConnection, PlainHTTPSConnection
+
+_POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
+_pools: dict[str, urllib3.PoolManager] = {}
+_pools_lock = threading.Lock()
+
+
+class WarmestFirst(queue.LifoQueue[Any]):
+    """Idle connections of a host: the one that carried most lately goes out first, for its congestion window has grown
+    most; among equals the one that was used last."""
+
+    def _get(self) -> Any:
+        idle: list[Any] = self.queue
+        best, most, now = len(idle) - 1, -1, time.monotonic()
+        for index in range(len(idle) - 1, -1, -1):
+            connection = idle[index]
+            if connection is None:  # urllib3's for one that is still to be made: they lie below all others
+                break
+            warmth = connection.carried if now - connection.used < IDLE_SECONDS else 0
+            if warmth > most:
+                best, most = index, warmth
+        return idle.pop(best)
+
+
+class PlainPool:
+    """What is put before urllib3's pools of one host."""
+
+    QueueCls = WarmestFirst
+
+    pipelines: bool | None = None
+    """Whether the server answers pipelined requests as it must; None: nobody knows yet."""
+
+
+class PlainHTTPPool(PlainPool, urllib3.HTTPConnectionPool):
+    ConnectionCls = PlainHTTPConnection
+
+
+class PlainHTTPSPool(PlainPool, urllib3.HTTPSConnectionPool):
+    ConnectionCls = PlainHTTPSConnection
+
+
+def plain_pools(**options: Any) -> urllib3.PoolManager:
+    """A PoolManager whose connections are of this kind."""
+    pool = urllib3.PoolManager(**options)
+    pool.pool_classes_by_scheme = {"http": PlainHTTPPool, "https": PlainHTTPSPool}
+    return pool
+
+
+def shared_pool(proxy: str) -> urllib3.PoolManager:
+    """The process's pool for requests by `proxy`, a URL, or by none."""
+    with _pools_lock:
+        pool = _pools.get(proxy)
+        if pool is None:
+            if proxy:
+                auth = parse_url(proxy).auth
+                headers = urllib3.make_headers(proxy_basic_auth=auth) if auth else None
+                pool = urllib3.ProxyManager(proxy, proxy_headers=headers, num_pools=32, maxsize=_POOL_SIZE)
+            else:
+                pool = plain_pools(num_pools=32, maxsize=_POOL_SIZE)
+            _pools[proxy] = pool
+        return pool
+
+
+def _reset() -> None:
+    """In a forked child: the connections are the parent's."""
+    global _pools_lock  # noqa: PLW0603  # its holder may not live in the child
+    _pools_lock = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset)
