@@ -225,7 +225,7 @@ class AsyncDriver:
                 await asyncio.wrap_future(future)
             for future in plan.wait:
                 await asyncio.wrap_future(future)
-        except BaseException as error:
+        except BaseException as error:  # raised again
             with self.lock:
                 self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
             for task in mine:  # a server that stalls would keep their claims until it times out

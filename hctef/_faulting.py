@@ -47,7 +47,7 @@ class Mapping:
             not_garbage(self.bytes)
             self.base = address(self.bytes)
             self._register()
-        except BaseException:
+        except BaseException:  # raised again
             os.close(self.memfd)
             raise
 
@@ -56,7 +56,7 @@ class Mapping:
         try:
             do_not_fork(self.base, self.length)
             can = _uffd.register(opened.fd, self.base, self.length)
-        except BaseException:
+        except BaseException:  # raised again
             os.close(opened.fd)
             raise
         self.uffd, self.mode = opened.fd, opened.mode
@@ -73,7 +73,7 @@ class Mapping:
         try:
             replace(self.base, self.length, self.memfd)
             self._register()
-        except BaseException:
+        except BaseException:  # raised again
             replace(self.base, self.length, None)
             raise
 

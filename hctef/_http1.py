@@ -250,11 +250,14 @@ class _Plain:
         self.unanswered += len(heads)
         connection.sock.sendall(b"".join(heads))
 
+    def warmth(self, now: float) -> int:
+        """How many of these bytes still tell of its congestion window."""
+        return self.carried if now - self.used < IDLE_SECONDS else 0
+
     def carry(self, count: int) -> None:
         """A response of `count` bytes came."""
         now = time.monotonic()
-        self.carried = count + (self.carried if now - self.used < IDLE_SECONDS else 0)
-        self.used = now
+        self.carried, self.used = count + self.warmth(now), now
 
     def close(self) -> None:
         self.unanswered, self._over = 0, (0, 0)

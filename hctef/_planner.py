@@ -167,8 +167,8 @@ class Planner(Residency):
         if self.options.max_resident_bytes is None and self.pager is None and stop - start > LONG:
             window = LONG
             if not self.pages.resident(start, stop):
-                self.arena.expect(*align(start, stop, self.size))
                 whole = align(start, stop, self.size)
+                self.arena.expect(*whole)
                 self._wishes.push([whole])
                 if not self.link.near:
                     first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))

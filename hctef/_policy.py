@@ -238,6 +238,7 @@ class Policy(Pace):
             elif region is not None and region.length > block.length:
                 parts = (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
                 behind += (part for part in parts if part.start < part.stop)
+        # Who begins at the file's start most often reads on.
         self._ahead(run, ByteRange(start, stop), FIRST_CHANCE if start else 1.0, behind, traps)
         if not self.paying and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)

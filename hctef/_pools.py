@@ -13,7 +13,7 @@ from typing import Any
 import urllib3
 from urllib3.util import parse_url
 
-from hctef._http1 import IDLE_SECONDS, PlainHTTPConnection, PlainHTTPSConnection
+from hctef._http1 import PlainHTTPConnection, PlainHTTPSConnection
 
 _POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
 _pools: dict[str, urllib3.PoolManager] = {}
@@ -31,7 +31,7 @@ class WarmestFirst(queue.LifoQueue[Any]):
             connection = idle[index]
             if connection is None:  # urllib3's for one that is still to be made: they lie below all others
                 break
-            warmth = connection.carried if now - connection.used < IDLE_SECONDS else 0
+            warmth = connection.warmth(now)
             if warmth > most:
                 best, most = index, warmth
         return idle.pop(best)

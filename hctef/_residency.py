@@ -256,12 +256,7 @@ class Residency:
                 stop = remnant.start
 
         def commit(at: int) -> None:
-            if claim.cancelled or self.closed:
-                raise Cancelled
-            upto = claim.stop if at == stop and not coming else at - at % PAGE
-            if upto > claim.at:
-                self._arrived(claim.at, upto)
-                claim.advance(upto)
+            self._commit(claim, claim.stop if at == stop and not coming else at - at % PAGE)
 
         if stop > claim.start:
             yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit, after)
@@ -273,6 +268,14 @@ class Residency:
                 start, stop = stop, claim.stop
                 yield from self.requester.fetch(start, stop, self.arena_sink(), commit)
         commit(stop)
+
+    def _commit(self, claim: Claim, upto: int) -> None:
+        """A claim's whole pages before `upto` were filled. Raises Cancelled: nobody wants them any longer."""
+        if claim.cancelled or self.closed:
+            raise Cancelled
+        if upto > claim.at:
+            self._arrived(claim.at, upto)
+            claim.advance(upto)
 
     def arena_sink(self) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that."""
@@ -290,14 +293,9 @@ class Residency:
 
         def commit(at: int) -> None:
             nonlocal kept
-            if claim.cancelled or self.closed:
-                raise Cancelled
+            self._commit(claim, at if at == self.size else at - at % PAGE)
             if not kept and at >= first:
                 kept, self._remnant = True, ByteRange(start, first)
-            upto = at if at == self.size else at - at % PAGE
-            if upto > claim.at:
-                self._arrived(claim.at, upto)
-                claim.advance(upto)
 
         return claim, commit
 

@@ -186,12 +186,14 @@ class Urllib3Exchange:
         self._method, headers = request.method, PlainHeaders(request.headers)
         headers.started = self._started
         then: list[Send] = []
+        following: list[tuple[str, Mapping[str, str]]] = []
         pool = self._transport.host(request.url)
         if request.then is not None and isinstance(pool, PlainPool) and pool.pipelines is not False:
             size = len(request.url) + sum(len(name) + len(value) + 4 for name, value in headers.items())
             then = list(itertools.islice(request.then(), max(0, AHEAD_BYTES // size - 1)))
+            following = [(path(each.url), each.headers) for each in then]
             if pool.pipelines and not self._failed:
-                headers.following = [(path(each.url), each.headers) for each in then]
+                headers.following, following = following, []
         began = time.monotonic()
         try:
             response = self._transport.open(request.method, request.url, headers)
@@ -203,8 +205,8 @@ class Urllib3Exchange:
         if then and isinstance(response, PlainResponse) and response.persistent:
             self._patience = 4 * (time.monotonic() - began)
             try:
-                if not headers.following:
-                    response.send([(path(each.url), each.headers) for each in then])
+                if following:
+                    response.send(following)
                 self._ahead.extend(then[: response.unanswered])
             except OSError:  # the connection is broken: what reads this response finds that too
                 log.debug("requests could not be sent ahead", exc_info=True)
@@ -233,7 +235,7 @@ class Urllib3Exchange:
             if self._aborted:
                 raise translate(error) from error
             self._failed = True
-            pool.pipelines = (pool.pipelines and not isinstance(error, TimeoutError)) or False
+            pool.pipelines = bool(pool.pipelines) and not isinstance(error, TimeoutError)
             log.debug("a request that was sent ahead was not answered", exc_info=True)
         else:
             if following is None:  # an error, perhaps: by itself it is sent again

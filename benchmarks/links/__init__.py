@@ -203,7 +203,7 @@ class Network:
         self.run.mkdir(parents=True, exist_ok=True)
         try:
             self._up(nginx)
-        except BaseException:
+        except BaseException:  # raised again
             self.down()
             raise
         return self
