@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
 from hctef._residency import Cancelled
-from hctef._steps import Call, Deliver, Detach, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
+from hctef._steps import Ahead, Call, Deliver, Detach, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
 
 log = logging.getLogger("hctef")
 
@@ -35,6 +35,9 @@ class Exchange(Protocol):
 
     def send(self, request: Send) -> Head:
         """Put away the response before, send a request, return the head of its response."""
+
+    def send_ahead(self, requests: Sequence[Send]) -> None:
+        """Send what follows the response under way, but what was sent already, if this can be."""
 
     def receive(self, limit: int) -> bytes:
         """At least one byte of the body and at most `limit`; b'' at its end."""
@@ -235,6 +238,8 @@ class Driver:
                 if self._closing.is_set():
                     raise Cancelled
                 return exchange.send(step)
+            case Ahead():
+                exchange.send_ahead(step.requests)
             case Drop():
                 exchange.drop()
             case Sleep():

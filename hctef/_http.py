@@ -200,6 +200,8 @@ class Head:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ahead: bool = field(default=False, compare=False)
     """Its request was sent before the response in front of it had come: how long it took says nothing of the line."""
+    pipelines: bool = field(default=False, compare=False)
+    """More requests may be sent before its body has come."""
 
     @property
     def validator(self) -> Validator:

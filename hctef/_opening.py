@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Callable
 
 from hctef._http import Head, Part, check_version, parse_part, range_header, status_error, suffix_header
+from hctef._intervals import Claim
+from hctef._lanes import Lane
 from hctef._planner import Planner
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
@@ -33,6 +35,7 @@ class Opening:
         self._requester = planner.requester
         self._options = options
         self._attempts = planner.requester.attempts()
+        self._lane = Lane(Claim(0, 0))  # its claim is known when the size is
         self._from_end = options.prefetch_direction == "END"
         self._want = max(options.minimum_range_request_bytes, min(options.prefetch_bytes, FIRST_BYTES))
 
@@ -132,20 +135,20 @@ class Opening:
         planner, requester = self._planner, self._requester
         self._begin(head, part.size or part.extent.stop)
         start, stop = part.extent
-        claim, commit = planner.keep_tail(start, stop)
+        lane, commit = self._lane, planner.keep_tail(self._lane, start, stop)
         if came is not None:
             yield Fill(start, came)
             commit(stop)
-            planner.give_back(claim)
+            planner.give_back(lane.claim)
             yield from self._rest()
         elif requester.link.near or stop - start <= FIRST_WINDOW:
             try:
                 yield from self._body(head, part, commit)
             finally:
-                planner.give_back(claim)
+                planner.give_back(lane.claim)
             yield from self._rest()
         else:
-            yield from planner.beside(claim, self._behind(head, part, commit))
+            yield from planner.beside(lane, self._behind(head, part, commit))
 
     def _behind(self, head: Head, part: Part, commit: Callable[[int], None]) -> PlanGen[None]:
         yield from self._body(head, part, commit)
@@ -154,9 +157,9 @@ class Opening:
 
     def _body(self, head: Head, part: Part, commit: Callable[[int], None]) -> PlanGen[None]:
         requester, sink, (start, stop) = self._requester, self._planner.arena_sink(), part.extent
-        at = yield from requester.body(self._attempts, head, start, stop, sink, commit)
+        at = yield from requester.body(self._attempts, head, start, stop, sink, commit, self._lane)
         if at < stop:
-            yield from requester.fetch(at, stop, sink, commit)
+            yield from requester.fetch(at, stop, sink, commit, self._lane)
 
     def _rest(self) -> PlanGen[None]:
         """Start the rest of the prefetch."""
@@ -269,7 +272,7 @@ class Opening:
             raise HctefNetworkError(message, status=head.status) from error
 
     def _ask(self, header: str) -> PlanGen[Head]:
-        return self._requester.ask(self._attempts, {"Range": header}, self._where)
+        return self._requester.ask(self._attempts, {"Range": header}, self._where, lane=self._lane)
 
     def _error(self, head: Head) -> HctefNetworkError:
         return status_error(head, self._where, hint=self._requester.hint if head.status in (401, 403) else "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -17,13 +16,14 @@ from typing import Protocol
 from hctef._arena import Arena
 from hctef._gaps import Gaps
 from hctef._intervals import Batch, Claim, IntervalCache, Pin
+from hctef._lanes import Lane
 from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
 from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._stats import Stats
-from hctef._steps import NOTHING, Detach, Fill, PlanGen, Wait
+from hctef._steps import NOTHING, Detach, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import Requester, Sink, Slots
 from hctef._traps import Traps
 from hctef._wishes import Wishes
@@ -95,6 +95,8 @@ class Residency:
         self._tail_start = 0
         """Where that begins: what lies before its first page will be the remnant."""
         self._traps, self._wishes = Traps(), Wishes()
+        self._lanes: list[Lane] = []
+        """Of the connections that bring what is wished for, or the opening's response."""
         self.begin(0)
 
     @property
@@ -153,7 +155,8 @@ class Residency:
     # transfers
 
     def transfer(self, claim: Claim, *, pipelined: bool = False) -> PlanGen[Claim | None]:
-        """Bring a claim's bytes. Returns the claim to transfer next, where something is wished for.
+        """Bring a claim's bytes, and what joins its lane. Returns the claim to transfer next, where something is
+        wished for.
 
         `pipelined`: whoever drives this can have several requests under way on one connection, so it brings others of
         the claim's batch too. A failure is left in `claim.error`; each claim is given back whatever happens.
@@ -161,33 +164,68 @@ class Residency:
         if not claim.open or claim.started:
             return None
         claim.started = True
-        claims = [claim]
+        yield from self._guarded(lane := Lane(claim), self._bring(lane, pipelined=pipelined))
+        return self._next() if claim.behind and not self.closed else None
+
+    def _bring(self, lane: Lane, *, pipelined: bool) -> PlanGen[None]:
+        claim, own = lane.claim, 0
+        yield from self._slots.acquire(claim)
         try:
-            yield from self._slots.acquire(claim)
-            own = 0
+            if pipelined and claim.batch is not None:
+                lane.waiting.extend(self._others(claim, claim.batch))
+            own = sum(each.stop - each.start for each in (claim, *lane.waiting) if not each.behind)
+            own = min(own, int(self.link.product))  # of what is long no more is in flight
+            self._own += own
+            for each in (claim, *lane.waiting):
+                each.sending = True
+            long = claim.behind and not self.link.near
+            if long:
+                self._lanes.append(lane)
             try:
-                if pipelined and claim.batch is not None:
-                    claims += self._others(claim, claim.batch)
-                own = sum(each.stop - each.start for each in claims if not each.behind)
-                own = min(own, int(self.link.product))  # of what is long no more is in flight
-                self._own += own
-                for each in claims:
-                    each.sending = True
-                yield from self._transfer_all(claims)
-            finally:
-                self._own -= own
-                self._slots.release()
+                yield from self._transfer(claim, lane if long or lane.waiting else None)
+            except Cancelled as error:
+                self._stopped(claim, error, lane)
+            yield from self._rest_of(lane)
+        finally:
+            self._own -= own
+            self._slots.release()
+
+    def _rest_of(self, lane: Lane) -> PlanGen[None]:
+        """What waits in a lane, one after the other. One that was cancelled stops none of the others."""
+        self.give_back(lane.claim)
+        while lane.advance():
+            claim = lane.claim
+            if claim.joined:
+                claim.joined = False
+                self._wishes.count += 1
+            try:
+                if claim.cancelled:
+                    raise Cancelled
+                yield from self._transfer(claim, lane)
+            except Cancelled as error:
+                self._stopped(claim, error, lane)
+            self.give_back(claim)
+
+    def _stopped(self, claim: Claim, error: Cancelled, lane: Lane) -> None:
+        """A claim of a lane was cancelled. Raises the same where the others are not wanted either."""
+        if self.closed or not claim.cancelled or not lane.waiting:
+            raise error
+        claim.error = error
+
+    def _guarded(self, lane: Lane, bringing: PlanGen[None]) -> PlanGen[None]:
+        """Whatever happens, each claim of a lane is given back; what goes wrong, whoever wants their bytes hears."""
+        try:
+            yield from bringing
         except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
-            for each in claims:
-                if each.open:
-                    each.error = error
+            lane.give_up(error)
             self._wishes.clear()
             if not isinstance(error, Cancelled):
                 log.warning("a transfer failed: %s", error)
         finally:
-            for each in claims:
-                self.give_back(each)
-        return self._next() if claim.behind and not self.closed else None
+            if lane in self._lanes:
+                self._lanes.remove(lane)
+            for claim in (lane.claim, *lane.waiting):
+                self.give_back(claim)
 
     def _others(self, claim: Claim, batch: Batch) -> Iterator[Claim]:
         """What a connection is to bring of a batch besides `claim`, begun here."""
@@ -200,52 +238,56 @@ class Residency:
             count, length = count + 1, length + other.stop - other.start
             yield other
 
-    def _transfer_all(self, claims: list[Claim]) -> PlanGen[None]:
-        """One after the other on one connection. One that was cancelled stops none of the others."""
-        waiting = deque(claims)
-
-        def after() -> list[ByteRange]:
-            return [ByteRange(claim.start, claim.stop) for claim in waiting if not claim.cancelled]
-
-        while waiting:
-            claim = waiting.popleft()
-            try:
-                if claim.cancelled:
-                    raise Cancelled
-                yield from self._transfer(claim, after if waiting else None)
-            except Cancelled as error:
-                if self.closed or not claim.cancelled or not waiting:
-                    raise
-                claim.error = error
-            self.give_back(claim)
-
-    def _next(self) -> Claim | None:
-        """The next piece of what is wished for, claimed, where there is room for another request."""
+    def _next(self, lane: Lane | None = None) -> Claim | None:
+        """The next piece of what is wished for, claimed, where there is room for another request: for the `lane`, or
+        on another connection."""
         wishes, policy = self._wishes, self.policy
         if wishes.count and wishes.bytes + self._own + policy.piece > policy.in_flight:
             return None
-        if wishes.count >= max(1, self.options.max_connections - 1):
+        if lane is None and wishes.count >= max(1, self.options.max_connections - 1):
             return None  # one connection is left to the readers
-        piece = wishes.pop(self._gaps, policy.piece_of(wishes.count), policy.few)
+        rank = wishes.count if lane is None else 0
+        piece = wishes.pop(self._gaps, policy.piece_of(rank), policy.few if lane is None else wishes.count + 1)
         if piece is None:
             return None
         claim = self.cache.claim(*self._gaps.extents([piece]))
         claim.behind = True
-        policy.begun(wishes.count, claim.stop - claim.start)
+        policy.begun(rank, claim.stop - claim.start)
         wishes.begun(claim.stop - claim.start)
+        if lane is not None:
+            claim.joined = True
+            wishes.count -= 1
+            lane.join(claim)
         return claim
+
+    def _lane(self) -> Lane | None:
+        """The lane on which what is wished for would come soonest."""
+        if self._slots.wanted:
+            return None
+        due = [lane for lane in self._lanes if lane.open and lane.is_due(self.policy.piece)]
+        return max(due, key=lambda lane: lane.carried, default=None)
 
     def _pump(self) -> tuple[Claim, ...]:
         """Claims for what is wished for, as many as there is room for."""
-        return tuple(iter(self._next, None)) if self._wishes else ()
+        claims: list[Claim] = []
+        while self._wishes:
+            lane = self._lane()
+            claim = self._next(lane)
+            if claim is None:
+                break
+            if lane is None:
+                claims.append(claim)
+        return tuple(claims)
 
     def give_back(self, claim: Claim) -> None:
         """Fetched or not, nobody brings it any longer. Once is enough; more does nothing."""
         if claim.open and claim.behind:
             self._wishes.ended(claim.stop - claim.start)
+            self._wishes.count += claim.joined  # it was none of the connections
+            claim.joined = False
         self.cache.release(claim)
 
-    def _transfer(self, claim: Claim, after: Callable[[], Iterable[ByteRange]] | None) -> PlanGen[None]:
+    def _transfer(self, claim: Claim, lane: Lane | None) -> PlanGen[None]:
         stop, remnant, tail = claim.stop, self._remnant, self._tail
         coming = tail is not None and tail.open and tail.start == stop and claim.start <= self._tail_start < stop
         if coming:
@@ -257,9 +299,11 @@ class Residency:
 
         def commit(at: int) -> None:
             self._commit(claim, claim.stop if at == stop and not coming else at - at % PAGE)
+            if lane is not None:
+                self._feed(lane)
 
         if stop > claim.start:
-            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit, after)
+            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit, lane)
         if coming and tail is not None:
             yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
             remnant, self._remnant = self._remnant, ByteRange(0, 0)
@@ -277,17 +321,22 @@ class Residency:
             self._arrived(claim.at, upto)
             claim.advance(upto)
 
+    def _feed(self, lane: Lane) -> None:
+        """Have a lane go on with what is wished for, before its connection has nothing to do."""
+        if self._wishes and lane.open and not self._slots.wanted and lane.is_due(self.policy.piece):
+            self._next(lane)
+
     def arena_sink(self) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that."""
         return Sink(Fill, self.arena.room)
 
-    def keep_tail(self, start: int, stop: int) -> tuple[Claim, Callable[[int], None]]:
-        """The opening's response, `[start, stop)`: the claim of its whole pages, begun, and its commit function.
+    def keep_tail(self, lane: Lane, start: int, stop: int) -> Callable[[int], None]:
+        """The opening's response, `[start, stop)`: claim its whole pages for its lane. Returns its commit function.
 
         The leading part of a page is kept aside as the remnant: who fetches that page asks for what is before it only.
         """
         first = min(stop, -(-start // PAGE) * PAGE)
-        claim = self._tail = self.cache.claim(ByteRange(first, stop))
+        claim = self._tail = lane.claim = self.cache.claim(ByteRange(first, stop))
         claim.started = claim.sending = True
         self._tail_start, kept = start, start == first
 
@@ -296,30 +345,34 @@ class Residency:
             self._commit(claim, at if at == self.size else at - at % PAGE)
             if not kept and at >= first:
                 kept, self._remnant = True, ByteRange(start, first)
+            self._feed(lane)
 
-        return claim, commit
+        return commit
 
-    def beside(self, claim: Claim, bringing: PlanGen[None]) -> PlanGen[None]:
-        """Have the bytes of a claim brought beside the reader who made it, on the connection that he has begun with."""
-        yield from self._slots.acquire(claim)
+    def beside(self, lane: Lane, bringing: PlanGen[None]) -> PlanGen[None]:
+        """Have the bytes of a lane's claim brought beside the reader who made it, on the connection that he has begun
+        with."""
+        yield from self._slots.acquire(lane.claim)
 
         def bring() -> PlanGen[None]:
             try:
                 yield NOTHING
-                if claim.cancelled or self.closed:
+                if lane.claim.cancelled or self.closed:
                     raise Cancelled
                 yield from bringing
-            except Exception as error:  # noqa: BLE001  # a reader of these bytes asks for them, and hears of it
-                claim.error = error
-                if not isinstance(error, Cancelled):
-                    log.warning("a transfer failed: %s", error)
+                yield from self._rest_of(lane)
             finally:
                 self._slots.release()
-                self.give_back(claim)
 
-        steps = bring()
+        def whole() -> PlanGen[None]:
+            yield from self._guarded(lane, bring())
+            if not self.closed:
+                yield FetchPlan(background=self._pump())
+
+        steps = whole()
         next(steps)  # so that whoever throws it away before it ran gives back what it holds
-        yield Detach(claim, steps)
+        self._lanes.append(lane)
+        yield Detach(lane.claim, steps)
 
     def _arrived(self, start: int, stop: int) -> None:
         """Whole pages `[start, stop)` were filled."""
@@ -361,7 +414,7 @@ class Residency:
     def after_fork(self) -> None:
         """In a child: the parent's transfers are not ours, and what came is as good here as there."""
         self.cache.forget_claims()
-        self._wishes, self._own, self._tail = Wishes(), 0, None
+        self._wishes, self._lanes, self._own, self._tail = Wishes(), [], 0, None
         self._slots = Slots(self.options.max_connections)
 
     def _raise_first(self, claims: Iterable[Claim]) -> None:

@@ -3,6 +3,7 @@
 | step | the driver does | and sends back |
 | --- | --- | --- |
 | `Send` | sends a request, after it has put away the response before it | the response's `Head` |
+| `Ahead` | sends more requests behind the response under way, where it can | None |
 | `Receive` | reads some of the body | 1 to `limit` bytes, b'' at its end; their number, where it has `into` |
 | `Drop` | puts the response away | None |
 | `Fill` | copies bytes into the arena | None |
@@ -36,6 +37,12 @@ class Send:
     """A redirect led to another origin: a caller's session or pool adds none of its own credentials."""
     then: Callable[[], Sequence[Send]] | None = field(default=None, repr=False, compare=False)
     """What this generator will send after it, if all goes well: whoever can pipeline may send it ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    requests: tuple[Send, ...]
+    """All that are to follow the response under way, those that were sent already first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ class Detach:
     """Brings the claim's bytes, and gives it back."""
 
 
-Step = Send | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan | Detach
+Step = Send | Ahead | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan | Detach
 type PlanGen[T] = Generator[Step, Any, T]
 NOTHING = FetchPlan()
 """Nothing to do."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from hctef._http import (
@@ -32,12 +32,13 @@ from hctef._http import (
     status_error,
 )
 from hctef._intervals import Claim
+from hctef._lanes import Lane
 from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
 from hctef._retries import Attempts, TransportError, retry_policy
 from hctef._stats import Stats
-from hctef._steps import Call, PlanGen, Receive, Send, Sleep, Step, Wait
+from hctef._steps import Ahead, Call, PlanGen, Receive, Send, Sleep, Step, Wait
 from hctef.exceptions import HctefNetworkError, HctefUrlError, RangeRequestsUnsupportedError, RemoteFileChangedError
 
 log = logging.getLogger("hctef")
@@ -114,6 +115,11 @@ class Slots:
                 self.release()  # it was our turn already
             raise
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits urgently for a turn: who has one is not to go on with other things."""
+        return bool(self._urgent)
+
     def hurry(self, turn: Future[None]) -> None:
         """What waits for this turn has become urgent."""
         if turn in self._queue:
@@ -185,11 +191,11 @@ class Requester:
         *,
         method: str = "GET",
         retry: bool = True,
-        after: Callable[[], Iterable[ByteRange]] | None = None,
+        lane: Lane | None = None,
     ) -> PlanGen[Head]:
         """Send a request until an answer comes that is no redirect, no "later" and no expired credential.
 
-        `after` tells the ranges that are to be asked for in the same way next.
+        `lane`: what is to be asked for in the same way next.
 
         Raises:
             HctefNetworkError: the policy allows no further attempt, or the redirects do not end.
@@ -205,8 +211,11 @@ class Requester:
                 sent = request_headers(own, url, target, extra)
                 began = self._clock()
                 foreign = target.origin != url.origin
-                then = functools.partial(_requests, target.request, sent, foreign, after) if after is not None else None
-                head: Head = yield Send(method, target.request, sent, foreign, None if callable(headers) else then)
+                then = None
+                if lane is not None and not callable(headers):
+                    lane.like = functools.partial(self._like, target.request, sent, foreign)
+                    then = lane.following
+                head: Head = yield Send(method, target.request, sent, foreign, then)
             except TransportError as error:
                 if not retry:
                     raise HctefNetworkError(f"{where}: {error}") from error
@@ -262,9 +271,10 @@ class Requester:
         stop: int,
         sink: Sink,
         commit: Callable[[int], None],
-        after: Callable[[], Iterable[ByteRange]] | None = None,
+        lane: Lane | None = None,
     ) -> PlanGen[None]:
-        """Get the bytes of `[start, stop)` in order into `sink`; `commit` hears how far they are. `after`: see `ask`.
+        """Get the bytes of `[start, stop)` in order into `sink`; `commit` hears how far they are. `lane`: what its
+        connection is to bring behind them.
 
         A body that was cut is resumed at its next byte; a shorter range than asked for is taken, the rest asked for.
         """
@@ -272,9 +282,9 @@ class Requester:
         while at < stop:
             where = self.where(at, stop)
             extra = {"Range": range_header(at, stop), **self.conditions()}
-            head = yield from self.ask(attempts, extra, where, after=after)
+            head = yield from self.ask(attempts, extra, where, lane=lane)
             part = self.check(head, at, stop)
-            at = yield from self.body(attempts, head, at, part.extent.stop, sink, commit)
+            at = yield from self.body(attempts, head, at, part.extent.stop, sink, commit, lane)
 
     def body(  # noqa: PLR0917  # one for each thing that a body is
         self,
@@ -284,11 +294,17 @@ class Requester:
         stop: int,
         sink: Sink,
         commit: Callable[[int], None],
+        lane: Lane | None = None,
     ) -> PlanGen[int]:
-        """Read the body of a checked response, which holds `[at, stop)`. Returns how far it came before it was cut."""
+        """Read the body of a checked response, which holds `[at, stop)`. Returns how far it came before it was cut.
+
+        What joins the `lane` meanwhile is asked for behind it.
+        """
         where = self.where(at, stop)
         train, clock, fast = self.link.train(), self._clock, False
         try:
+            if lane is not None:
+                lane.open = head.pipelines and lane.like is not None
             while at < stop:
                 began = clock()
                 count = yield from sink.take(at, min(LARGE_PIECE if fast else PIECE, stop - at), whole=fast)
@@ -301,11 +317,17 @@ class Requester:
                 self._stats.bytes_fetched += count
                 attempts.progress(count)
                 commit(at)
+                if lane is not None and lane.fresh and at < stop:
+                    lane.fresh = False
+                    yield Ahead(tuple(lane.following()))
             more = b"" if "content-length" in head.headers else (yield Receive(1))
         except TransportError as error:
             if at < stop:
                 yield from self.again(attempts, error, where)
             return at
+        finally:
+            if lane is not None:
+                lane.open = False
         if more:
             raise HctefNetworkError(f"{where}: the server sends more bytes than it says", status=head.status)
         return at
@@ -340,6 +362,10 @@ class Requester:
             raise HctefNetworkError(message, status=status)
         return part
 
+    def _like(self, url: str, headers: Mapping[str, str], foreign: bool, extent: ByteRange) -> Send:
+        """The request for another range, like one that was made."""
+        return Send("GET", url, {**headers, **self.conditions(), "Range": range_header(*extent)}, foreign)
+
     def _resolve(self) -> PlanGen[Url]:
         """The URL, asked of the caller's callable where it is one. Raises HctefUrlError."""
         if callable(self._source):
@@ -350,10 +376,3 @@ class Requester:
         if self._url is None:
             raise HctefUrlError("no URL")
         return self._url
-
-
-def _requests(
-    url: str, headers: Mapping[str, str], foreign: bool, ranges: Callable[[], Iterable[ByteRange]]
-) -> list[Send]:
-    """The requests for ranges, each like one that was made."""
-    return [Send("GET", url, {**headers, "Range": range_header(*extent)}, foreign) for extent in ranges()]

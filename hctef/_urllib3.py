@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import urllib3
@@ -90,6 +90,11 @@ class Urllib3Transport:
         self._hosts.clear()
         if self.pool is not None:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
+
+
+def _named(requests: Iterable[Send]) -> list[tuple[str, Mapping[str, str]]]:
+    """Requests as their connection has them."""
+    return [(path(each.url), each.headers) for each in requests]
 
 
 def path(url: str) -> str:
@@ -186,14 +191,11 @@ class Urllib3Exchange:
         self._method, headers = request.method, PlainHeaders(request.headers)
         headers.started = self._started
         then: list[Send] = []
-        following: list[tuple[str, Mapping[str, str]]] = []
         pool = self._transport.host(request.url)
         if request.then is not None and isinstance(pool, PlainPool) and pool.pipelines is not False:
-            size = len(request.url) + sum(len(name) + len(value) + 4 for name, value in headers.items())
-            then = list(itertools.islice(request.then(), max(0, AHEAD_BYTES // size - 1)))
-            following = [(path(each.url), each.headers) for each in then]
+            then = self._fitting(request.then(), request)
             if pool.pipelines and not self._failed:
-                headers.following, following = following, []
+                headers.following = _named(then)
         began = time.monotonic()
         try:
             response = self._transport.open(request.method, request.url, headers)
@@ -201,16 +203,42 @@ class Urllib3Exchange:
             raise translate(error) from error
         finally:
             self._sock = None
-        self._response = response if isinstance(response, PlainResponse) else _Response(response)
-        if then and isinstance(response, PlainResponse) and response.persistent:
-            self._patience = 4 * (time.monotonic() - began)
+        if not isinstance(response, PlainResponse):
+            self._response = _Response(response)
+            return Head(response.status, self._response.headers)
+        self._response, self._patience = response, 4 * (time.monotonic() - began)
+        if response.persistent:
+            self._ahead.extend(then[: response.unanswered])
+            self.send_ahead(then)
+        return self._head(request, response)
+
+    def send_ahead(self, requests: Sequence[Send]) -> None:
+        response, known = self._response, len(self._ahead)
+        if list(self._ahead) != list(requests[:known]):
+            return
+        more = self._fitting(requests, requests[0])[known:] if requests else ()
+        if more and isinstance(response, PlainResponse) and self._pipelines(more[0], response):
             try:
-                if following:
-                    response.send(following)
-                self._ahead.extend(then[: response.unanswered])
+                response.send(_named(more))
+                self._ahead.extend(more)
             except OSError:  # the connection is broken: what reads this response finds that too
                 log.debug("requests could not be sent ahead", exc_info=True)
-        return Head(self._response.status, self._response.headers)
+
+    def _pipelines(self, request: Send, response: PlainResponse | _Response | None) -> bool:
+        """Whether a request may be sent behind a response."""
+        if not isinstance(response, PlainResponse) or not response.persistent:
+            return False
+        pool = self._transport.host(request.url)
+        return isinstance(pool, PlainPool) and pool.pipelines is not False
+
+    def _head(self, request: Send, response: PlainResponse, *, ahead: bool = False) -> Head:
+        pipelines = self._pipelines(request, response)
+        return Head(response.status, response.headers, ahead=ahead, pipelines=pipelines)
+
+    def _fitting(self, requests: Iterable[Send], first: Send) -> list[Send]:
+        """As many as may be under way behind `first`."""
+        size = len(first.url) + sum(len(name) + len(value) + 4 for name, value in first.headers.items())
+        return list(itertools.islice(requests, max(0, AHEAD_BYTES // size - 1)))
 
     def _started(self, sock: Any) -> None:
         self._sock = sock
@@ -245,7 +273,7 @@ class Urllib3Exchange:
             first = request.headers["Range"].removeprefix("bytes=").partition("-")[0]
             if following.status == 206 and following.headers.get("content-range", "").startswith(f"bytes {first}-"):
                 pool.pipelines = True
-                return Head(following.status, following.headers, ahead=True)
+                return self._head(request, following, ahead=True)
             self._close()
             pool.pipelines = False
             log.info("the server does not answer pipelined requests in their order: they are sent one by one")
