@@ -35,7 +35,6 @@ class Claim:
         "behind",
         "cancelled",
         "error",
-        "joined",
         "open",
         "sending",
         "start",
@@ -56,8 +55,6 @@ class Claim:
         """Its transfer should stop at the next piece."""
         self.behind = False
         """It was wished for behind the readers: whoever brings it goes on with the next wish."""
-        self.joined = False
-        """It waits for its turn on a connection that brings others before."""
         self.urgent = False
         """A reader waits for it: it goes before what was prefetched."""
         self.batch: Batch | None = None

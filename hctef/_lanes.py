@@ -9,7 +9,7 @@ RFC 9112 section 9.3.2). A cold connection starts two round trips later, and wit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from hctef._intervals import Claim
 from hctef._ranges import ByteRange
@@ -17,40 +17,45 @@ from hctef._steps import Send
 
 LEAST = 64 * 1024
 """Bytes still to come on a lane that another may always join: about what comes in the next two round trips."""
+GROWTH = 4
+"""Times what a lane has carried, that may be still to come on it: slow start doubles that in a round trip, so the
+connection has enough to send for two."""
 
 
 class Lane:
     """One transfer's claims: the one under way, and those that wait behind it."""
 
-    __slots__ = ("_done", "claim", "fresh", "like", "open", "waiting")
+    __slots__ = ("_done", "claim", "fresh", "like", "long", "open", "waiting")
 
-    def __init__(self, claim: Claim, waiting: Iterable[Claim] = ()) -> None:
+    def __init__(self, claim: Claim, *, long: bool = False) -> None:
         self.claim = claim
         """Under way."""
-        self.waiting: deque[Claim] = deque(waiting)
+        self.long = long
+        """Of a wish that is brought piece by piece."""
+        self.waiting: deque[Claim] = deque()
         self.like: Callable[[ByteRange], Send] | None = None
         """Makes a request as the one under way was made."""
         self.open = False
-        """Whether a request may be sent now, behind the response under way."""
+        """Whether requests may be sent behind the response under way."""
         self.fresh = False
-        """Whether a claim joined for which none was sent yet."""
+        """Whether a claim joined that was not asked for yet."""
         self._done = 0  # bytes of the claims that are over
 
     @property
     def carried(self) -> int:
-        """Bytes that came on it: about as many are in flight in the next round trip of slow start."""
+        """Bytes that came on it."""
         return self._done + self.claim.at - self.claim.start
 
     def is_due(self, most: int) -> bool:
-        """Whether so little is still to come that another claim is to be asked for: less than a round trip's bytes, as
-        far as is known from what came, or than `most`."""
+        """Whether so little is still to come that another claim is to be asked for; `most`: the bytes of a lane that is
+        no longer in slow start."""
         left = self.claim.stop - self.claim.at + sum(claim.stop - claim.start for claim in self.waiting)
-        return left <= max(LEAST, min(self.carried, most))
+        return left <= max(LEAST, min(GROWTH * self.carried, most))
 
     def join(self, claim: Claim) -> None:
         claim.started = claim.sending = True
         self.waiting.append(claim)
-        self.fresh = True
+        self.fresh = self.long = True
 
     def advance(self) -> bool:
         """Go on with the next claim; False: there is none."""

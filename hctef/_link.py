@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from hctef._width import Full, Width
+
 CALL, COPY = 30e-6, 2e9
 """Seconds, bytes/s: a receive that took longer than a call and a copy at this rate had to wait."""
 
@@ -31,9 +33,6 @@ SPAN = 40 * 1024
 of 64 KiB has so many behind its first receive."""
 WAITS = 3
 """Receives that waited in such a span, at least."""
-FLAT, GROWTH = 3, 1.25
-"""Round trips in which a rate grew by less than this factor: the pipe was full."""
-
 NEARBY = 0.002
 """Seconds. A longer round trip is of no line so fast that receives don't wait, and the lower bound is not asked there:
 a reader held up for a while would find bytes of a longer time than we know of."""
@@ -69,7 +68,9 @@ class Link:
         "_trips",
         "bandwidth",
         "full_at",
+        "pipelines",
         "round_trip",
+        "width",
     )
 
     def __init__(self) -> None:
@@ -84,6 +85,9 @@ class Link:
         self._mark = (0.0, 0)  # when the present sum began, and the total then
         self.full_at = -1.0
         """When a connection was last seen to fill its pipe."""
+        self.pipelines = False
+        """Whether the last response that was looked at lets requests be sent behind it."""
+        self.width = Width()
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=64)  # totals, every quarter of a round trip
 
     @property
@@ -129,6 +133,13 @@ class Link:
                 self.rate(rate)
             self._mark = (ended, self._total)
 
+    def used(self, now: float, *, fully: bool) -> None:
+        """`fully`: all that may be in flight is, and more is wished for."""
+        if fully:
+            self.width.busy(now, self._total, self.round_trip)
+        else:
+            self.width.idle()
+
     def rate(self, value: float) -> None:
         """Bytes came at this rate, which is high, or all that the line has.
 
@@ -136,23 +147,6 @@ class Link:
         """
         self._rates.append(value)
         self.bandwidth = max(1.0, sorted(self._rates.copy())[-2:][0])
-
-
-class Full:
-    """Whether a rate, told once a round trip, has stopped growing."""
-
-    __slots__ = ("_best", "_flat")
-
-    def __init__(self) -> None:
-        self._best = 0.0
-        self._flat = 0
-
-    def is_at(self, rate: float) -> bool:
-        if rate > GROWTH * self._best:
-            self._best, self._flat = rate, 0
-        else:
-            self._flat += 1
-        return self._flat >= FLAT
 
 
 class Train:

@@ -66,7 +66,13 @@ class Pace:
     def few(self) -> int:
         """Connections for the pieces of one long wish: a cold one starts slowly, and a reader in sequence waits for the
         slowest; where a round trip is short, one is busy while another is asked, and more are in each other's way."""
-        return 3 if self._link.near else 4
+        link = self._link
+        return 3 if link.near else link.width.count if link.pipelines else 4
+
+    @property
+    def lane_bytes(self) -> int:
+        """The most bytes to have in flight on one of these connections, where requests are pipelined."""
+        return self.in_flight // self._link.width.count
 
     @property
     def in_flight(self) -> int:

@@ -164,7 +164,8 @@ class Residency:
         if not claim.open or claim.started:
             return None
         claim.started = True
-        yield from self._guarded(lane := Lane(claim), self._bring(lane, pipelined=pipelined))
+        lane = self._lane_of(claim) or Lane(claim)
+        yield from self._guarded(lane, self._bring(lane, pipelined=pipelined))
         return self._next() if claim.behind and not self.closed else None
 
     def _bring(self, lane: Lane, *, pipelined: bool) -> PlanGen[None]:
@@ -178,11 +179,8 @@ class Residency:
             self._own += own
             for each in (claim, *lane.waiting):
                 each.sending = True
-            long = claim.behind and not self.link.near
-            if long:
-                self._lanes.append(lane)
             try:
-                yield from self._transfer(claim, lane if long or lane.waiting else None)
+                yield from self._transfer(claim, lane if lane.waiting or lane in self._lanes else None)
             except Cancelled as error:
                 self._stopped(claim, error, lane)
             yield from self._rest_of(lane)
@@ -195,9 +193,6 @@ class Residency:
         self.give_back(lane.claim)
         while lane.advance():
             claim = lane.claim
-            if claim.joined:
-                claim.joined = False
-                self._wishes.count += 1
             try:
                 if claim.cancelled:
                     raise Cancelled
@@ -222,8 +217,7 @@ class Residency:
             if not isinstance(error, Cancelled):
                 log.warning("a transfer failed: %s", error)
         finally:
-            if lane in self._lanes:
-                self._lanes.remove(lane)
+            self._leave(lane)
             for claim in (lane.claim, *lane.waiting):
                 self.give_back(claim)
 
@@ -238,44 +232,66 @@ class Residency:
             count, length = count + 1, length + other.stop - other.start
             yield other
 
-    def _next(self, lane: Lane | None = None) -> Claim | None:
-        """The next piece of what is wished for, claimed, where there is room for another request: for the `lane`, or
-        on another connection."""
-        wishes, policy = self._wishes, self.policy
-        if wishes.count and wishes.bytes + self._own + policy.piece > policy.in_flight:
+    def _next(self, own: Lane | None = None) -> Claim | None:
+        """The next piece of what is wished for, claimed, where there is room for another request; on a lane, where that
+        is under way already. `own`: on no other than this."""
+        wishes, policy, lanes = self._wishes, self.policy, self._lanes
+        if wishes.bytes and wishes.bytes + self._own + policy.piece > policy.in_flight:
             return None
-        if lane is None and wishes.count >= max(1, self.options.max_connections - 1):
-            return None  # one connection is left to the readers
-        rank = wishes.count if lane is None else 0
-        piece = wishes.pop(self._gaps, policy.piece_of(rank), policy.few if lane is None else wishes.count + 1)
-        if piece is None:
+        found = wishes.first(self._gaps, policy.piece)
+        if found is None:
             return None
-        claim = self.cache.claim(*self._gaps.extents([piece]))
+        (start, stop), long = found
+        lane = self._lane() if long and own is None else own
+        if lane is None:
+            if len(lanes) >= max(1, self.options.max_connections - 1):
+                return None  # one connection is left to the readers
+            if long and sum(each.long for each in lanes) >= policy.few:
+                return None
+        rank = len(lanes) if lane is None else 0
+        stop = min(stop, start + policy.piece_of(rank))
+        claim = self.cache.claim(*self._gaps.extents([ByteRange(start, stop)]))
         claim.behind = True
-        policy.begun(rank, claim.stop - claim.start)
-        wishes.begun(claim.stop - claim.start)
+        length = claim.stop - claim.start
+        wishes.take(stop, length)
+        policy.begun(rank, length)
         if lane is not None:
-            claim.joined = True
-            wishes.count -= 1
             lane.join(claim)
+        else:
+            lanes.append(Lane(claim, long=long))
         return claim
 
     def _lane(self) -> Lane | None:
-        """The lane on which what is wished for would come soonest."""
+        """The lane on which what is wished for comes soonest; None: none has room for it."""
         if self._slots.wanted:
             return None
-        due = [lane for lane in self._lanes if lane.open and lane.is_due(self.policy.piece)]
+        most = self.policy.lane_bytes
+        due = [lane for lane in self._lanes if lane.open and lane.is_due(most)]
         return max(due, key=lambda lane: lane.carried, default=None)
 
-    def _pump(self) -> tuple[Claim, ...]:
-        """Claims for what is wished for, as many as there is room for."""
-        claims: list[Claim] = []
-        while self._wishes:
-            lane = self._lane()
-            claim = self._next(lane)
-            if claim is None:
+    def _lane_of(self, claim: Claim) -> Lane | None:
+        """The lane on which a claim is under way, or to begin."""
+        return next((lane for lane in self._lanes if lane.claim is claim), None)
+
+    def _leave(self, lane: Lane | None) -> None:
+        """A lane's connection is free."""
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+
+    def _feed(self, lane: Lane) -> None:
+        """Bytes came on a lane: before its connection has nothing to do, have it go on with what is wished for."""
+        if not lane.open:
+            return
+        while self._wishes and not self._slots.wanted and lane.is_due(self.policy.lane_bytes):
+            if self._next(lane) is None:
                 break
-            if lane is None:
+        self.link.used(self.clock(), fully=bool(self._wishes))
+
+    def _pump(self) -> tuple[Claim, ...]:
+        """Claims for what is wished for, as many as there is room for, but those that joined a lane."""
+        claims: list[Claim] = []
+        while self._wishes and (claim := self._next()) is not None:
+            if not claim.started:
                 claims.append(claim)
         return tuple(claims)
 
@@ -283,8 +299,8 @@ class Residency:
         """Fetched or not, nobody brings it any longer. Once is enough; more does nothing."""
         if claim.open and claim.behind:
             self._wishes.ended(claim.stop - claim.start)
-            self._wishes.count += claim.joined  # it was none of the connections
-            claim.joined = False
+            if not claim.started:
+                self._leave(self._lane_of(claim))
         self.cache.release(claim)
 
     def _transfer(self, claim: Claim, lane: Lane | None) -> PlanGen[None]:
@@ -320,11 +336,6 @@ class Residency:
         if upto > claim.at:
             self._arrived(claim.at, upto)
             claim.advance(upto)
-
-    def _feed(self, lane: Lane) -> None:
-        """Have a lane go on with what is wished for, before its connection has nothing to do."""
-        if self._wishes and lane.open and not self._slots.wanted and lane.is_due(self.policy.piece):
-            self._next(lane)
 
     def arena_sink(self) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that."""

@@ -304,7 +304,7 @@ class Requester:
         train, clock, fast = self.link.train(), self._clock, False
         try:
             if lane is not None:
-                lane.open = head.pipelines and lane.like is not None
+                lane.open = self.link.pipelines = head.pipelines and lane.like is not None
             while at < stop:
                 began = clock()
                 count = yield from sink.take(at, min(LARGE_PIECE if fast else PIECE, stop - at), whole=fast)
@@ -325,9 +325,6 @@ class Requester:
             if at < stop:
                 yield from self.again(attempts, error, where)
             return at
-        finally:
-            if lane is not None:
-                lane.open = False
         if more:
             raise HctefNetworkError(f"{where}: the server sends more bytes than it says", status=head.status)
         return at

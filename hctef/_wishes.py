@@ -16,17 +16,19 @@ MOST = 128
 """Wishes kept: older ones are of readers that went elsewhere."""
 
 
+LONG = 128 * 1024
+"""Bytes: a longer wish is brought piece by piece, in order; shorter ones are independent of each other."""
+
+
 class Wishes:
     """The wishes for one file. Not thread-safe: its owner holds the lock."""
 
-    __slots__ = ("_queue", "bytes", "count")
+    __slots__ = ("_queue", "bytes")
 
     def __init__(self) -> None:
-        self._queue: deque[ByteRange] = deque()
-        self.count = 0
-        """Requests under way."""
+        self._queue: deque[tuple[ByteRange, bool]] = deque()  # the rest of each, and whether it was long
         self.bytes = 0
-        """That they have asked for."""
+        """Of the requests under way."""
 
     def __bool__(self) -> bool:
         """Whether anything is wished for."""
@@ -34,36 +36,30 @@ class Wishes:
 
     def push(self, ranges: Iterable[ByteRange]) -> None:
         """Ranges, most wanted first, before all that was wished for earlier."""
-        self._queue.extendleft(reversed([item for item in ranges if item.start < item.stop]))
+        self._queue.extendleft(reversed([(item, item.length >= LONG) for item in ranges if item.start < item.stop]))
         while len(self._queue) > MOST:
             self._queue.pop()
 
-    def pop(self, gaps: Gaps, piece: int, few: int) -> ByteRange | None:
-        """The next piece to ask for, at most `piece` bytes; None: nothing is wished for any longer, or it is part of a
-        long wish, and `few` requests are under way."""
+    def first(self, gaps: Gaps, most: int) -> tuple[ByteRange, bool] | None:
+        """What is wanted most of all that is absent and fetched by nobody, at most `most` bytes, and whether it is of a
+        long wish; None: nothing is wished for any longer."""
         while self._queue:
-            wish = self._queue[0]
-            gap = gaps.first(wish.start, wish.stop, piece)
-            if gap is None:
-                self._queue.popleft()
-                continue
-            if gap.length >= piece and self.count >= few:
-                return None
-            if gap.stop < wish.stop:
-                self._queue[0] = ByteRange(gap.stop, wish.stop)
-            else:
-                self._queue.popleft()
-            return gap
+            (start, stop), long = self._queue[0]
+            gap = gaps.first(start, stop, most)
+            if gap is not None:
+                return gap, long
+            self._queue.popleft()
         return None
 
-    def begun(self, length: int) -> None:
-        """A request for so many bytes goes out."""
-        self.count += 1
+    def take(self, stop: int, length: int) -> None:
+        """What `first` returned is asked for now, as far as `stop`, by a request for `length` bytes."""
+        wish, long = self._queue.popleft()
+        if stop < wish.stop:
+            self._queue.appendleft((ByteRange(stop, wish.stop), long))
         self.bytes += length
 
     def ended(self, length: int) -> None:
-        """It is over, whatever came of it."""
-        self.count -= 1
+        """A request for so many bytes is over, whatever came of it."""
         self.bytes -= length
 
     def clear(self) -> None:

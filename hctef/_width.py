@@ -1,0 +1,80 @@
+"""Width: how many connections one long stream is worth. Pure.
+
+One connection fills most lines, begins as a single GET does, and leaves the queue of a router short; several overflow
+it (256 MiB over 1 Gbit/s and 20 ms: 2.49 s with one, 2.7 to 2.8 with four, 5,000 to 11,000 segments sent again). But a
+server may give each connection a share, and a receiver's buffer lets each have a few MiB in flight (net.ipv4.tcp_rmem).
+So their number is found as BBR finds a line's rate (Cardwell et al., CACM 2017, section 4.3.1): where the rate no longer
+grows, it is doubled, and stays so where that brings a quarter more.
+"""
+
+from __future__ import annotations
+
+FLAT, GROWTH = 3, 1.25
+"""Round trips in which a rate grew by less than this factor: the pipe was full."""
+
+SAMPLE = 0.05
+"""Seconds that a rate is measured over, at least, and two round trips."""
+START = 8
+"""Round trips until a new connection carries its share: handshake, request, slow start."""
+HOLD = 10.0
+"""Seconds until it is tried again whether more connections bring more."""
+WIDEST = 8
+
+
+class Full:
+    """Whether a rate, told once a round trip, has stopped growing."""
+
+    __slots__ = ("_best", "_flat")
+
+    def __init__(self) -> None:
+        self._best = 0.0
+        self._flat = 0
+
+    def is_at(self, rate: float) -> bool:
+        if rate > GROWTH * self._best:
+            self._best, self._flat = rate, 0
+        else:
+            self._flat += 1
+        return self._flat >= FLAT
+
+
+class Width:
+    """The number of connections for what is brought piece by piece."""
+
+    __slots__ = ("_fewer", "_full", "_last", "_mark", "_not_before", "count")
+
+    def __init__(self) -> None:
+        self.count = 1
+        self._fewer = 0.0  # the rate, bytes/s, of half as many
+        self._full = Full()
+        self._mark: tuple[float, int] | None = None  # when the present sample began, and the total then
+        self._last = 0.0
+        self._not_before = 0.0
+
+    def idle(self) -> None:
+        """The line is not used fully: how fast bytes come tells nothing."""
+        self._mark = None
+
+    def busy(self, now: float, total: int, round_trip: float) -> None:
+        """The line is used fully; `total` bytes came ever."""
+        longest = max(SAMPLE, 2 * round_trip)
+        paused, self._last = now - self._last > longest, now
+        if self._mark is None or paused:
+            self._mark = (now, total)
+            return
+        elapsed = now - self._mark[0]
+        if elapsed < longest:
+            return
+        rate, self._mark = (total - self._mark[1]) / elapsed, (now, total)
+        if now < self._not_before or not self._full.is_at(rate):
+            return
+        self._full = Full()
+        if self.count < WIDEST and rate >= GROWTH * self._fewer:
+            self._fewer = rate
+            self.count *= 2
+            self._not_before = now + START * round_trip
+        else:
+            if rate < GROWTH * self._fewer:
+                self.count //= 2
+            self._fewer = 0.0
+            self._not_before = now + HOLD
