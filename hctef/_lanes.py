@@ -17,6 +17,8 @@ from hctef._steps import Send
 
 LEAST = 64 * 1024
 """Bytes still to come on a lane that another may always join: about what comes in the next two round trips."""
+STEP = 256 * 1024
+"""Bytes after which it is looked again."""
 GROWTH = 4
 """Times what a lane has carried, that may be still to come on it: slow start doubles that in a round trip, so the
 connection has enough to send for two."""
@@ -25,7 +27,7 @@ connection has enough to send for two."""
 class Lane:
     """One transfer's claims: the one under way, and those that wait behind it."""
 
-    __slots__ = ("_done", "claim", "fresh", "like", "long", "open", "waiting")
+    __slots__ = ("_done", "_looked", "claim", "fresh", "like", "long", "open", "waiting")
 
     def __init__(self, claim: Claim, *, long: bool = False) -> None:
         self.claim = claim
@@ -40,17 +42,30 @@ class Lane:
         self.fresh = False
         """Whether a claim joined that was not asked for yet."""
         self._done = 0  # bytes of the claims that are over
+        self._looked = 0  # what had come when it was last asked whether another is due
 
     @property
     def carried(self) -> int:
         """Bytes that came on it."""
         return self._done + self.claim.at - self.claim.start
 
+    def has_moved(self) -> bool:
+        """Whether so much came since this was last asked that it is worth asking whether another claim is due."""
+        carried = self.carried
+        if carried - self._looked < min(carried // 8, STEP):
+            return False
+        self._looked = carried
+        return True
+
     def is_due(self, most: int) -> bool:
         """Whether so little is still to come that another claim is to be asked for; `most`: the bytes of a lane that is
         no longer in slow start."""
         left = self.claim.stop - self.claim.at + sum(claim.stop - claim.start for claim in self.waiting)
-        return left <= max(LEAST, min(GROWTH * self.carried, most))
+        return left <= self.room(most)
+
+    def room(self, most: int) -> int:
+        """How many bytes are well asked for at once, at most `most`: page-aligned."""
+        return max(LEAST, min(most, GROWTH * self.carried) // LEAST * LEAST)
 
     def join(self, claim: Claim) -> None:
         claim.started = claim.sending = True

@@ -67,12 +67,17 @@ class Pace:
         """Connections for the pieces of one long wish: a cold one starts slowly, and a reader in sequence waits for the
         slowest; where a round trip is short, one is busy while another is asked, and more are in each other's way."""
         link = self._link
-        return 3 if link.near else link.width.count if link.pipelines else 4
+        return 3 if link.near else self.width if link.pipelines else 4
+
+    @property
+    def width(self) -> int:
+        """The same where requests are pipelined, so that a connection is always busy: one, if it fills the line."""
+        return self._link.width.count
 
     @property
     def lane_bytes(self) -> int:
-        """The most bytes to have in flight on one of these connections, where requests are pipelined."""
-        return self.in_flight // self._link.width.count
+        """The most bytes to have in flight on one of these connections."""
+        return self.in_flight // self.width
 
     @property
     def in_flight(self) -> int:

@@ -248,16 +248,23 @@ class Residency:
                 return None  # one connection is left to the readers
             if long and sum(each.long for each in lanes) >= policy.few:
                 return None
-        rank = len(lanes) if lane is None else 0
-        stop = min(stop, start + policy.piece_of(rank))
+        rank = len(lanes)
+        piece = policy.piece_of(rank) if lane is None else lane.room(min(policy.piece, policy.lane_bytes // 2))
+        last = None
+        if long and lane is None and any(each.open for each in lanes):
+            last = wishes.last(self._gaps, piece)
+        if last is not None:
+            start, stop = last
+        else:
+            stop = min(stop, start + piece)
         claim = self.cache.claim(*self._gaps.extents([ByteRange(start, stop)]))
         claim.behind = True
         length = claim.stop - claim.start
-        wishes.take(stop, length)
-        policy.begun(rank, length)
+        wishes.take(start, stop, length)
         if lane is not None:
             lane.join(claim)
         else:
+            policy.begun(rank, length)
             lanes.append(Lane(claim, long=long))
         return claim
 
@@ -280,7 +287,7 @@ class Residency:
 
     def _feed(self, lane: Lane) -> None:
         """Bytes came on a lane: before its connection has nothing to do, have it go on with what is wished for."""
-        if not lane.open:
+        if not lane.open or not lane.has_moved():
             return
         while self._wishes and not self._slots.wanted and lane.is_due(self.policy.lane_bytes):
             if self._next(lane) is None:

@@ -14,6 +14,8 @@ FLAT, GROWTH = 3, 1.25
 
 SAMPLE = 0.05
 """Seconds that a rate is measured over, at least, and two round trips."""
+PATIENCE = 2
+"""Such samples in which it did not grow: it does not."""
 START = 8
 """Round trips until a new connection carries its share: handshake, request, slow start."""
 HOLD = 10.0
@@ -24,18 +26,19 @@ WIDEST = 8
 class Full:
     """Whether a rate, told once a round trip, has stopped growing."""
 
-    __slots__ = ("_best", "_flat")
+    __slots__ = ("_flat", "_patience", "best")
 
-    def __init__(self) -> None:
-        self._best = 0.0
+    def __init__(self, patience: int = FLAT) -> None:
+        self.best = 0.0
+        self._patience = patience
         self._flat = 0
 
     def is_at(self, rate: float) -> bool:
-        if rate > GROWTH * self._best:
-            self._best, self._flat = rate, 0
+        if rate > GROWTH * self.best:
+            self.best, self._flat = rate, 0
         else:
             self._flat += 1
-        return self._flat >= FLAT
+        return self._flat >= self._patience
 
 
 class Width:
@@ -46,7 +49,7 @@ class Width:
     def __init__(self) -> None:
         self.count = 1
         self._fewer = 0.0  # the rate, bytes/s, of half as many
-        self._full = Full()
+        self._full = Full(PATIENCE)
         self._mark: tuple[float, int] | None = None  # when the present sample began, and the total then
         self._last = 0.0
         self._not_before = 0.0
@@ -55,8 +58,10 @@ class Width:
         """The line is not used fully: how fast bytes come tells nothing."""
         self._mark = None
 
-    def busy(self, now: float, total: int, round_trip: float) -> None:
-        """The line is used fully; `total` bytes came ever."""
+    def busy(self, now: float, total: int, round_trip: float, least: int) -> None:
+        """The line is used fully; `total` bytes came ever; `least`: connections that are worth it in any case."""
+        if self.count < least:
+            self._set(least, now + START * round_trip)
         longest = max(SAMPLE, 2 * round_trip)
         paused, self._last = now - self._last > longest, now
         if self._mark is None or paused:
@@ -68,13 +73,13 @@ class Width:
         rate, self._mark = (total - self._mark[1]) / elapsed, (now, total)
         if now < self._not_before or not self._full.is_at(rate):
             return
-        self._full = Full()
-        if self.count < WIDEST and rate >= GROWTH * self._fewer:
+        rate, fewer = self._full.best, self._fewer
+        if self.count < WIDEST and rate >= GROWTH * fewer:
             self._fewer = rate
-            self.count *= 2
-            self._not_before = now + START * round_trip
+            self._set(2 * self.count, now + START * round_trip)
         else:
-            if rate < GROWTH * self._fewer:
-                self.count //= 2
             self._fewer = 0.0
-            self._not_before = now + HOLD
+            self._set(max(self.count // 2, least) if rate < GROWTH * fewer else self.count, now + HOLD)
+
+    def _set(self, count: int, not_before: float) -> None:
+        self.count, self._not_before, self._full = count, not_before, Full(PATIENCE)

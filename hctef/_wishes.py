@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from hctef._gaps import Gaps
-from hctef._ranges import ByteRange
+from hctef._ranges import PAGE, ByteRange
 
 MOST = 128
 """Wishes kept: older ones are of readers that went elsewhere."""
@@ -51,11 +51,21 @@ class Wishes:
             self._queue.popleft()
         return None
 
-    def take(self, stop: int, length: int) -> None:
-        """What `first` returned is asked for now, as far as `stop`, by a request for `length` bytes."""
+    def last(self, gaps: Gaps, most: int) -> ByteRange | None:
+        """The end of the wish of which `first` returned a part, at most `most` bytes, where it is all absent."""
+        (start, stop), _ = self._queue[0]
+        begin = (stop - 1) // PAGE * PAGE - most + PAGE
+        if begin <= start or gaps.unclaimed(begin, stop) != [ByteRange(begin, stop)]:
+            return None
+        return ByteRange(begin, stop)
+
+    def take(self, start: int, stop: int, length: int) -> None:
+        """`[start, stop)` of what `first` or `last` returned is asked for now, by a request for `length` bytes."""
         wish, long = self._queue.popleft()
         if stop < wish.stop:
             self._queue.appendleft((ByteRange(stop, wish.stop), long))
+        elif wish.start < start:
+            self._queue.appendleft((ByteRange(wish.start, start), long))
         self.bytes += length
 
     def ended(self, length: int) -> None:
