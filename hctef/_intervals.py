@@ -30,6 +30,7 @@ class Claim:
 
     __slots__ = (
         "_waiting",
+        "asked",
         "at",
         "batch",
         "behind",
@@ -46,7 +47,8 @@ class Claim:
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = self.at = start
-        self.stop = stop
+        self.stop = self.asked = stop
+        """Where it ends, and where its request does: the rest of a page may come otherwise."""
         self.open = True
         """Not released yet."""
         self.started = False

@@ -85,7 +85,7 @@ class Lane:
         like = self.like
         if like is None:
             return []
-        return [like(ByteRange(claim.start, claim.stop)) for claim in self.waiting.copy() if not claim.cancelled]
+        return [like(ByteRange(claim.start, claim.asked)) for claim in self.waiting.copy() if not claim.cancelled]
 
     def give_up(self, error: Exception) -> None:
         """The transfer failed."""

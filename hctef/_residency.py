@@ -178,7 +178,7 @@ class Residency:
             own = min(own, int(self.link.product))  # of what is long no more is in flight
             self._own += own
             for each in (claim, *lane.waiting):
-                each.sending = True
+                each.sending, each.asked = True, self._asked(each)
             try:
                 yield from self._transfer(claim, lane if lane.waiting or lane in self._lanes else None)
             except Cancelled as error:
@@ -262,6 +262,7 @@ class Residency:
         length = claim.stop - claim.start
         wishes.take(start, stop, length)
         if lane is not None:
+            claim.asked = self._asked(claim)
             lane.join(claim)
         else:
             policy.begun(rank, length)
@@ -311,14 +312,10 @@ class Residency:
         self.cache.release(claim)
 
     def _transfer(self, claim: Claim, lane: Lane | None) -> PlanGen[None]:
-        stop, remnant, tail = claim.stop, self._remnant, self._tail
-        coming = tail is not None and tail.open and tail.start == stop and claim.start <= self._tail_start < stop
-        if coming:
-            stop = self._tail_start
-        elif claim.start < remnant.stop and remnant.start < claim.stop:
+        stop, remnant, tail = self._asked(claim), self._remnant, self._tail
+        coming = stop < claim.stop and tail is not None and tail.open
+        if not coming and claim.start < remnant.stop and remnant.start < claim.stop:
             self._remnant = ByteRange(0, 0)  # its page will be marked, and may be evicted then: it is of use just once
-            if claim.start <= remnant.start and remnant.stop == claim.stop:
-                stop = remnant.start
 
         def commit(at: int) -> None:
             self._commit(claim, claim.stop if at == stop and not coming else at - at % PAGE)
@@ -335,6 +332,13 @@ class Residency:
                 start, stop = stop, claim.stop
                 yield from self.requester.fetch(start, stop, self.arena_sink(), commit)
         commit(stop)
+
+    def _asked(self, claim: Claim) -> int:
+        """Where the request for a claim ends: before the part of a page that the opening's response has, or will."""
+        (start, stop), tail = self._remnant, self._tail
+        if tail is not None and tail.open:
+            start, stop = self._tail_start, tail.start
+        return start if claim.start <= start < stop == claim.stop else claim.stop
 
     def _commit(self, claim: Claim, upto: int) -> None:
         """A claim's whole pages before `upto` were filled. Raises Cancelled: nobody wants them any longer."""

@@ -6,17 +6,21 @@ injects cut bodies, refusals and cancelled readers.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+import hctef._lanes
+import hctef._wishes
 from hctef._arena import AnonymousArena
 from hctef._http import Head
 from hctef._intervals import Claim
@@ -24,9 +28,10 @@ from hctef._link import Link
 from hctef._opening import Opening
 from hctef._options import Options
 from hctef._planner import Planner
+from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._retries import TransportError
-from hctef._steps import Call, Deliver, Detach, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Wait
+from hctef._steps import Ahead, Call, Deliver, Detach, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Wait
 from hctef.exceptions import HctefNetworkError
 from tests.helpers import pattern
 
@@ -46,6 +51,8 @@ class Task:
     at: int = 0
     stop: int = 0
     receiving: bool = False
+    ahead: list[Send] = field(default_factory=list)
+    """Sent behind the request under way."""
 
 
 @dataclass
@@ -59,6 +66,10 @@ class Loop:
     requested: list[ByteRange] = field(default_factory=list)
     received: list[ByteRange] = field(default_factory=list)
     most: int = 0
+    joined: int = 0
+    """Requests that were sent ahead, and were the next that their connection was asked for."""
+    astray: int = 0
+    """And that were not."""
 
     def start(self, generator: PlanGen[Any], done: Callable[[Any], None] = lambda _: None) -> Task:
         task = Task(generator, done)
@@ -103,12 +114,18 @@ class Loop:
                 first, _, last = spec.partition("-")
                 start, stop = (max(0, SIZE - int(last)), SIZE) if not first else (int(first), min(SIZE, int(last) + 1))
                 self.requested.append(ByteRange(start, stop))
+                if task.ahead:
+                    right = task.ahead.pop(0) == step
+                    self.joined, self.astray = self.joined + right, self.astray + (not right)
+                    if not right:
+                        task.ahead.clear()
                 if self.fault():
                     raise TransportError("refused", connect=True)
                 task.at, task.stop, task.receiving = start, stop, True
                 self.most = max(self.most, sum(t.receiving for t in self.tasks))
                 headers = {"content-range": f"bytes {start}-{stop - 1}/{SIZE}", "etag": '"1"'}
-                task.value = Head(206, {**headers, "content-length": str(stop - start)})
+                length = {"content-length": str(stop - start)}
+                task.value = Head(206, headers | length, pipelines=self.choose(3) > 0)
             case Receive():
                 if self.fault():
                     raise TransportError("cut")
@@ -131,11 +148,16 @@ class Loop:
                 task.blocked = step.future.done
             case Call():
                 task.value = step.function()
+            case Ahead():
+                assert task.at < task.stop, "nothing is under way that it could be sent behind"
+                assert list(step.requests[: len(task.ahead)]) == task.ahead
+                task.ahead = list(step.requests)
             case Deliver() | Sleep():
                 task.value = step
             case Detach():
                 other = self.start(step.generator)
-                other.at, other.stop, other.receiving = task.at, task.stop, task.receiving
+                other.at, other.stop, other.receiving, other.ahead = task.at, task.stop, task.receiving, task.ahead
+                task.ahead = []
                 task.receiving = False
 
     def transfer(self, claim: Claim | None) -> None:
@@ -260,6 +282,64 @@ def test_failures_and_cancelled_readers_harm_nobody_else(
         assert planner.pages.resident_bytes <= resident
     fetched = coalesce(loop.received)
     assert all(any(a <= run.start and run.stop <= b for a, b in fetched) for run in planner.pages.runs())
+
+
+@contextlib.contextmanager
+def small_lanes() -> Iterator[None]:
+    """Wishes are long from 4 pages on, and come in pieces of 2: this file is small."""
+    with (
+        mock.patch.object(hctef._wishes, "LONG", 4 * PAGE),
+        mock.patch.object(hctef._lanes, "LEAST", 2 * PAGE),
+        mock.patch.object(Policy, "piece", 2 * PAGE),
+    ):
+        yield
+
+
+@given(st.integers(0, 2**32), LIMITS, st.sampled_from([0, 200_000]), st.booleans(), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_what_is_wished_for_joins_the_connections_under_way(
+    seed: int, connections: int, prefetch: int, failing: bool, closing: bool
+) -> None:
+    """What was sent ahead is what the connection is asked for next; each byte is asked for once; whatever fails or is
+    closed, all that was claimed is given back."""
+    choose = random.Random(seed).randrange
+    with small_lanes():
+        loop = opened(
+            lambda planner: Loop(planner, choose, lambda: failing and choose(20) == 0),
+            far=True,
+            max_connections=connections,
+            prefetch_bytes=prefetch,
+            retries=2,
+        )
+        planner = loop.planner
+
+        def reading(start: int, stop: int) -> PlanGen[None]:
+            for at in range(start, stop, 2 * PAGE):
+                end = min(stop, at + 2 * PAGE)
+                planner.unpin((yield from planner.read(at, end)))
+                assert planner.arena.bytes[at:end] == DATA[at:end]
+
+        loop.start(reading(0, SIZE))
+        loop.start(reading(30 * PAGE, SIZE), lambda _: None)
+        if closing:
+            for _ in range(choose(200)):
+                ready = [task for task in loop.tasks if task.blocked is None or task.blocked()]
+                if ready:
+                    loop.step(ready[choose(len(ready))])
+            planner.close()
+            for task in list(loop.tasks):
+                loop.cancel(task)
+        else:
+            loop.run()
+    assert planner.cache.all_claims() == []
+    assert planner._lanes == []
+    assert planner._wishes.bytes == 0
+    if not (failing or closing):
+        assert loop.astray == 0
+        assert not list(twice(loop.requested))
+        assert loop.most <= connections
+        assert planner.pages.resident(0, SIZE)
+    event("sent ahead" if loop.joined else "nothing was sent ahead")
 
 
 def test_a_prefetch_outlives_the_reader_that_hurried_it() -> None:

@@ -108,24 +108,35 @@ def test_the_latest_wish_comes_first_in_pieces() -> None:
     wishes.push(pages((10, 16), (30, 31)))
     table.mark(*pages((10, 12))[0])
     got = []
-    while (piece := wishes.pop(gaps, 2 * PAGE, 4)) is not None:
+    while (found := wishes.first(gaps, 2 * PAGE)) is not None:
+        piece, long = found
+        assert not long
         got.append(piece)
+        wishes.take(*piece, piece.length)
         table.mark(*piece)
     assert got == pages((12, 14), (14, 16), (30, 31), (0, 2), (2, 4))
+    assert wishes.bytes == 9 * PAGE
+    assert not wishes
 
 
-def test_a_long_wish_takes_few_connections() -> None:
-    """Short ones take as many as there are."""
+def test_the_end_of_a_wish_is_taken_where_it_is_absent() -> None:
+    """The rest of the wish goes on from its beginning, and is as long a wish as before."""
     table, _, _, gaps = setting()
     wishes = Wishes()
-    wishes.push(pages((0, 40)))
-    for _ in range(4):
-        piece = wishes.pop(gaps, 2 * PAGE, 4)
-        assert piece is not None
-        table.mark(*piece)
-        wishes.begun(piece.length)
-    assert wishes.pop(gaps, 2 * PAGE, 4) is None
-    wishes.push(pages((50, 51)))
-    assert wishes.pop(gaps, 2 * PAGE, 4) == pages((50, 51))[0]
-    wishes.ended(2 * PAGE)
-    assert wishes.pop(gaps, 2 * PAGE, 4) == pages((8, 10))[0]
+    wishes.push(pages((0, PAGES)))
+    assert wishes.first(gaps, 4 * PAGE) == (pages((0, 4))[0], True)
+    last = wishes.last(gaps, 8 * PAGE)
+    assert last == pages((PAGES - 8, PAGES))[0]
+    wishes.take(*last, last.length)
+    table.mark(*last)
+    table.mark(*pages((PAGES - 12, PAGES - 10))[0])
+    assert wishes.last(gaps, 4 * PAGE) is None  # not all of it is absent
+    assert wishes.last(gaps, 2 * PAGE) == pages((PAGES - 10, PAGES - 8))[0]
+    assert wishes.last(gaps, PAGES * PAGE) is None  # so much is not left
+    got = []
+    while (found := wishes.first(gaps, 16 * PAGE)) is not None:
+        assert found[1]
+        wishes.take(*found[0], found[0].length)
+        table.mark(*found[0])
+        got.append(found[0])
+    assert got == pages((0, 16), (16, 32), (32, 48), (48, PAGES - 12), (PAGES - 10, PAGES - 8))
