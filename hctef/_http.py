@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from hctef._ranges import ByteRange
@@ -192,16 +193,20 @@ def suffix_header(length: int) -> str:
 # responses
 
 
-@dataclass(frozen=True, slots=True)
 class Head:
     """Status and headers (names in lower case, repeated ones joined by commas) of a response."""
 
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    ahead: bool = field(default=False, compare=False)
-    """Its request was sent before the response in front of it had come: how long it took says nothing of the line."""
-    pipelines: bool = field(default=False, compare=False)
-    """More requests may be sent before its body has come."""
+    __slots__ = ("ahead", "headers", "pipelines", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str] | None = None, *, ahead: bool = False, pipelines: bool = False
+    ) -> None:
+        """`ahead`: its request was sent before the response in front of it had come: how long it took says nothing of
+        the line. `pipelines`: more requests may be sent before its body has come."""
+        self.status, self.headers, self.ahead, self.pipelines = status, headers or {}, ahead, pipelines
+
+    def __repr__(self) -> str:
+        return f"Head(status={self.status})"
 
     @property
     def validator(self) -> Validator:
@@ -226,8 +231,7 @@ class Head:
         return int(match[1]) if match and int(match[1]) <= MAX_SIZE else None
 
 
-@dataclass(frozen=True, slots=True)
-class Validator:
+class Validator(NamedTuple):
     """What tells two versions of a file apart (RFC 9110 section 8.8)."""
 
     etag: str | None = None
@@ -256,8 +260,7 @@ class Validator:
         return self.last_modified is None or other.last_modified == self.last_modified
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What a 206 says it brings."""
 
     extent: ByteRange

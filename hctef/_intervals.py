@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from operator import attrgetter
-
-from intervaltree import IntervalTree
+from typing import TYPE_CHECKING
 
 from hctef._pages import PageTable
 from hctef._ranges import ByteRange, subtract
+
+if TYPE_CHECKING:
+    from intervaltree import IntervalTree
 
 
 class Claim:
@@ -156,7 +158,7 @@ class IntervalCache:
 
     def __init__(self) -> None:
         self._claims: list[Claim] = []  # by their start: they are disjoint
-        self._held = IntervalTree()
+        self._held: IntervalTree | None = None
         self._brief: set[Pin] = set()
         self._resident: deque[ByteRange] = deque()
 
@@ -201,6 +203,10 @@ class IntervalCache:
         if brief:
             self._brief.add(pin)
         else:
+            if self._held is None:
+                from intervaltree import IntervalTree  # noqa: PLC0415  # 5 ms of `import hctef`: few hold anything
+
+                self._held = IntervalTree()
             self._held.addi(start, stop, pin)
         return pin
 
@@ -208,7 +214,7 @@ class IntervalCache:
         """Once is enough; more does nothing."""
         if pin.brief:
             self._brief.discard(pin)
-        else:
+        elif self._held is not None:
             self._held.discardi(pin.start, pin.stop, pin)
 
     def unpinned(self, whole: ByteRange) -> Iterator[ByteRange]:

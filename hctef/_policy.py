@@ -24,7 +24,7 @@ ahead of its reader or to learn whether a block is used, its page is made a trap
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hctef._link import Link
 from hctef._pace import Pace
@@ -77,8 +77,7 @@ LONGEST_ALONE = 4 * MIB
 only, and the two would wait for each other's locks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(NamedTuple):
     """What an access is worth fetching."""
 
     block: ByteRange

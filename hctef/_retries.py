@@ -5,7 +5,7 @@ Pure: it says how long to wait, or that it is enough; the drivers wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, MaxRetryError, ProtocolError
 from urllib3.util.retry import Retry
@@ -42,8 +42,7 @@ def retry_policy(retries: int | Retry) -> Retry:
     return Retry(total=retries, backoff_factor=0.25, backoff_jitter=0.25, backoff_max=30, status_forcelist=RETRYABLE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """As much of a response as Retry looks at."""
 
     status: int

@@ -3,8 +3,8 @@
 One connection fills most lines, begins as a single GET does, and leaves the queue of a router short; several overflow
 it (256 MiB over 1 Gbit/s and 20 ms: 2.49 s with one, 2.7 to 2.8 with four, 5,000 to 11,000 segments sent again). But a
 server may give each connection a share, and a receiver's buffer lets each have a few MiB in flight (net.ipv4.tcp_rmem).
-So their number is found as BBR finds a line's rate (Cardwell et al., CACM 2017, section 4.3.1): where the rate no longer
-grows, it is doubled, and stays so where that brings a quarter more.
+So their number is found as BBR finds a line's rate (Cardwell et al., CACM 2017, section 4.3.1): where the rate grows no
+longer, it is doubled, and stays so where that brings a quarter more.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ A behaviour is a function of the `Request` and of the right `Reply`, which it sp
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import socketserver
 import ssl
@@ -46,7 +47,7 @@ class Request:
     sent: int = 0
     """Bytes of the body that were handed to the socket."""
     ahead: bool = False
-    """It came before the response to the one in front of it was sent: it was pipelined."""
+    """It came before all of the response to the one in front of it was sent: it was pipelined."""
 
     @property
     def name(self) -> str:
@@ -448,19 +449,18 @@ class RangeServer:
             reply = self._reply(request)
             for behaviour in self._behaviours.get(request.name, ()):
                 behaviour(request, reply)
-            if not isinstance(connection, ssl.SSLSocket):
-                self._look_ahead(connection, stream, number, forget=reply.forget)
-            return self._send(connection, request, reply)
+            tls = isinstance(connection, ssl.SSLSocket)
+            return self._send(connection, request, reply, None if tls else functools.partial(self._look_ahead, stream))
         finally:
             with self._lock:
                 self._in_flight -= 1
 
-    def _look_ahead(self, connection: socket.socket, stream: Any, number: int, *, forget: bool) -> None:
-        """See what has come behind a request that is not answered yet."""
+    def _look_ahead(self, stream: Any, connection: socket.socket, request: Request, *, forget: bool) -> None:
+        """See what has come behind a request that is not wholly answered yet."""
         connection.setblocking(False)
         while forget and stream.read1(PIECE):
             pass
-        (self._pipelining.add if stream.peek(1) else self._pipelining.discard)(number)
+        (self._pipelining.add if stream.peek(1) else self._pipelining.discard)(request.connection)
         connection.setblocking(True)
 
     def _reply(self, request: Request) -> Reply:
@@ -492,7 +492,9 @@ class RangeServer:
                 reply.part(start, stop)
         return reply
 
-    def _send(self, connection: socket.socket, request: Request, reply: Reply) -> bool:
+    def _send(
+        self, connection: socket.socket, request: Request, reply: Reply, look: Callable[..., None] | None
+    ) -> bool:
         request.status = reply.status
         if reply.status in (200, 206):
             request.range = (reply.start, reply.start + len(reply.body))
@@ -517,8 +519,12 @@ class RangeServer:
             return True
         body = memoryview(reply.body)
         end = len(body) if reply.cut is None else min(len(body), reply.cut)
-        at, step = 0, 1 if reply.rate else PIECE
+        at, step = 0, max(1, int(reply.rate / 500)) if reply.rate else PIECE
+        if look is not None and (reply.forget or end == 0):
+            look(connection, request, forget=reply.forget)
         while at < end:
+            if look is not None and at + step >= end:
+                look(connection, request, forget=reply.forget)
             piece = body[at : min(end, at + step)]
             request.sent += len(piece)  # before it goes: who has received it finds it counted
             try:
@@ -527,7 +533,7 @@ class RangeServer:
                 request.sent -= len(piece)
                 raise
             at += len(piece)
-            if reply.rate and self._closing.wait(1 / reply.rate):
+            if reply.rate and self._closing.wait(step / reply.rate):
                 return False
         if end < len(body):
             if reply.reset:

@@ -32,8 +32,10 @@ from tests.range_server import (
     hang_up,
     redirect,
     shift,
+    slow,
     stale,
     status,
+    trickle,
     until_close,
     when,
 )
@@ -156,6 +158,84 @@ def test_a_callers_pool_is_used_as_it_is(range_server: RangeServer, url: str) ->
     with urllib3.PoolManager() as given:
         read(url, pool=given)
     assert not any(request.ahead for request in range_server.log)
+
+
+# What is wished for behind a reader joins the connections under way. The line is long, so that this is done at all, and
+# no faster than what it carries.
+FAR = (slow(0.01), trickle(40e6))
+
+
+def read_through(url: str, **options: Any) -> hctef.Stats:
+    """A whole file, in order; its bytes are right."""
+    with hctef.HttpFile(url, **options) as file:
+        for at in range(0, len(DATA), 65_536):
+            assert file.read(65_536) == DATA[at : at + 65_536]
+        assert not file.read(1)
+        return file.stats
+
+
+def test_a_stream_is_asked_for_ahead(range_server: RangeServer, url: str) -> None:
+    """Its connection always has something to bring, and each byte comes once."""
+    range_server.behave("f", *FAR)
+    read_through(url)
+    ahead = sum(request.ahead for request in range_server.log)
+    assert ahead > range_server.requests / 3
+    assert range_server.sent_twice() == []
+    assert pool(url).pipelines
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("known", [None, True])
+def test_what_goes_wrong_in_a_stream_changes_no_byte(
+    range_server: RangeServer, url: str, name: str, known: bool | None
+) -> None:
+    """As above, with what joined the connection while it was under way."""
+    range_server.behave("f", *FAR, after(1, SPOILT[name]()))
+    pool(url).pipelines = known
+    read_through(url)
+
+
+def test_a_stream_from_a_server_that_forgets(range_server: RangeServer, url: str) -> None:
+    """It waits a second, once, and is asked one by one from then on."""
+    range_server.behave("f", *FAR, forgetful)
+    read_through(url)
+    assert pool(url).pipelines is False
+    range_server.forget()
+    read_through(url)
+    assert not any(request.ahead for request in range_server.log)
+
+
+def test_a_stream_whose_file_changes(range_server: RangeServer, url: str) -> None:
+    """What was asked for ahead is of the new version: it is refused."""
+    range_server.behave("f", *FAR, after(8, etag('"v2"')))
+    with pytest.raises(hctef.RemoteFileChangedError):
+        read_through(url)
+
+
+def test_a_stream_with_one_connection_keeps_nobody_waiting(range_server: RangeServer, url: str) -> None:
+    """Who needs bytes elsewhere has his turn after what is under way, not after all that the stream wishes for."""
+    range_server.behave("f", slow(0.01), trickle(10e6))
+    with hctef.HttpFile(url, max_connections=1, prefetch_bytes=0) as file:
+        head = file.read(512 * 1024)
+        rest: list[bytes] = []
+        streaming = threading.Thread(target=lambda: rest.append(file.read()))
+        streaming.start()
+        with file.clone() as other:
+            other.seek(-100_000, 2)
+            assert other.read(100) == DATA[-100_000:-99_900]
+        assert streaming.is_alive()
+        streaming.join(30)
+    assert head + rest[0] == DATA
+
+
+def test_a_closed_stream_ends(range_server: RangeServer, url: str) -> None:
+    """With requests ahead of the one under way: no thread stays, no connection is used again with answers to come."""
+    range_server.behave("f", *FAR)
+    with hctef.HttpFile(url) as file:
+        for _ in range(20):
+            file.read(65_536)
+    range_server.behave("f")
+    read_through(url)
 
 
 def test_closing_ends_it(range_server: RangeServer, url: str) -> None:

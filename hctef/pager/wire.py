@@ -30,7 +30,7 @@ import select
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import urllib3
@@ -291,7 +291,7 @@ def _tuples(value: Any) -> Any:
 
 
 def pack_validator(validator: Validator) -> Message:
-    return {field.name: getattr(validator, field.name) for field in fields(validator)}
+    return validator._asdict()
 
 
 def pack_ranges(ranges: Sequence[ByteRange]) -> list[list[int]]:
