@@ -49,7 +49,7 @@ RECENT = 48
 
 FIRST_CHANCE = 0.1
 """That a first read goes on, before the file has shown any: most do not, and the second read tells."""
-WORTHWHILE = 1 / 5
+WORTHWHILE = 1 / 3
 """The least chance for which a run's bytes are asked for: then two in three may be wasted."""
 SURE = 0.6
 """The same for a stride's elements: a wrong stride wastes all of them."""
