@@ -196,14 +196,22 @@ def suffix_header(length: int) -> str:
 class Head:
     """Status and headers (names in lower case, repeated ones joined by commas) of a response."""
 
-    __slots__ = ("ahead", "headers", "pipelines", "status")
+    __slots__ = ("ahead", "headers", "pipelines", "seconds", "status")
 
     def __init__(
-        self, status: int, headers: Mapping[str, str] | None = None, *, ahead: bool = False, pipelines: bool = False
+        self,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        *,
+        ahead: bool = False,
+        pipelines: bool = False,
+        seconds: float | None = None,
     ) -> None:
         """`ahead`: its request was sent before the response in front of it had come: how long it took says nothing of
-        the line. `pipelines`: more requests may be sent before its body has come."""
+        the line. `pipelines`: more requests may be sent before its body has come. `seconds`: that it took, where the
+        transport can tell them from those of a handshake."""
         self.status, self.headers, self.ahead, self.pipelines = status, headers or {}, ahead, pipelines
+        self.seconds = seconds
 
     def __repr__(self) -> str:
         return f"Head(status={self.status})"

@@ -37,10 +37,6 @@ NEARBY = 0.002
 """Seconds. A longer round trip is of no line so fast that receives don't wait, and the lower bound is not asked there:
 a reader held up for a while would find bytes of a longer time than we know of."""
 
-WINDOW = 2.9e6
-"""Bytes that one connection can have in flight, about: 3 MiB where the receiver's buffer is Linux's largest
-(net.ipv4.tcp_rmem). A line that is longer needs several."""
-
 LEAST_SPAN = 0.01
 """Seconds that it is measured over, at least. A thread that waits for the GIL finds what came meanwhile (5 ms, of two
 such threads) at memory's speed, and seems to have waited for it: over less time such rates were 10 times the line's."""
@@ -140,7 +136,7 @@ class Link:
     def used(self, now: float, *, fully: bool) -> None:
         """`fully`: all that may be in flight is, and more is wished for."""
         if fully:
-            self.width.busy(now, self._total, self.round_trip, 4 if self.product > WINDOW else 1)
+            self.width.busy(now, self._total, self.round_trip)
         else:
             self.width.idle()
 

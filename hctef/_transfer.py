@@ -245,7 +245,7 @@ class Requester:
                 continue
             if head.status in (200, 206):
                 if not head.ahead:
-                    self.link.answered(self._clock() - began)
+                    self.link.answered(self._clock() - began if head.seconds is None else head.seconds)
                 if target is not url:
                     self._target = target
             return head

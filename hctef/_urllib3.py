@@ -174,6 +174,7 @@ class Urllib3Exchange:
         self._method = ""
         self._ahead: deque[Send] = deque()
         """Sent, and not answered yet."""
+        self._sent = 0.0  # when
         self._patience = 0.0
         self._failed = False
         """A connection ended with such requests: a new one's first response is waited for (RFC 9112 section 9.3.2)."""
@@ -196,7 +197,7 @@ class Urllib3Exchange:
             then = self._fitting(request.then(), request)
             if pool.pipelines and not self._failed:
                 headers.following = _named(then)
-        began = time.monotonic()
+        self._sent = 0.0
         try:
             response = self._transport.open(request.method, request.url, headers)
         except (HTTPError, OSError, ValueError) as error:
@@ -206,11 +207,12 @@ class Urllib3Exchange:
         if not isinstance(response, PlainResponse):
             self._response = _Response(response)
             return Head(response.status, self._response.headers)
-        self._response, self._patience = response, 4 * (time.monotonic() - began)
+        seconds = time.monotonic() - self._sent
+        self._response, self._patience = response, 4 * seconds
         if response.persistent:
             self._ahead.extend(then[: response.unanswered])
             self.send_ahead(then)
-        return self._head(request, response)
+        return self._head(request, response, seconds=seconds)
 
     def send_ahead(self, requests: Sequence[Send]) -> None:
         response, known = self._response, len(self._ahead)
@@ -231,9 +233,11 @@ class Urllib3Exchange:
         pool = self._transport.host(request.url)
         return isinstance(pool, PlainPool) and pool.pipelines is not False
 
-    def _head(self, request: Send, response: PlainResponse, *, ahead: bool = False) -> Head:
+    def _head(
+        self, request: Send, response: PlainResponse, *, ahead: bool = False, seconds: float | None = None
+    ) -> Head:
         pipelines = self._pipelines(request, response)
-        return Head(response.status, response.headers, ahead=ahead, pipelines=pipelines)
+        return Head(response.status, response.headers, ahead=ahead, pipelines=pipelines, seconds=seconds)
 
     def _fitting(self, requests: Iterable[Send], first: Send) -> list[Send]:
         """As many as may be under way behind `first`."""
@@ -241,7 +245,8 @@ class Urllib3Exchange:
         return list(itertools.islice(requests, max(0, AHEAD_BYTES // size - 1)))
 
     def _started(self, sock: Any) -> None:
-        self._sock = sock
+        """A connection is there, and the request goes out on it."""
+        self._sock, self._sent = sock, time.monotonic()
         if self._aborted:
             raise TransportError("stopped by another thread")
 

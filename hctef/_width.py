@@ -18,6 +18,9 @@ PATIENCE = 2
 """Such samples in which it did not grow: it does not."""
 START = 8
 """Round trips until a new connection carries its share: handshake, request, slow start."""
+WINDOW = 2.8e6
+"""Bytes that one connection has in flight at most, about: 3 MiB where the receiver's buffer is Linux's largest
+(net.ipv4.tcp_rmem). Where it comes to that, the line may be much longer."""
 HOLD = 10.0
 """Seconds until it is tried again whether more connections bring more."""
 WIDEST = 8
@@ -58,10 +61,8 @@ class Width:
         """The line is not used fully: how fast bytes come tells nothing."""
         self._mark = None
 
-    def busy(self, now: float, total: int, round_trip: float, least: int) -> None:
-        """The line is used fully; `total` bytes came ever; `least`: connections that are worth it in any case."""
-        if self.count < least:
-            self._set(least, now + START * round_trip)
+    def busy(self, now: float, total: int, round_trip: float) -> None:
+        """The line is used fully; `total` bytes came ever."""
         longest = max(SAMPLE, 2 * round_trip)
         paused, self._last = now - self._last > longest, now
         if self._mark is None or paused:
@@ -71,6 +72,9 @@ class Width:
         if elapsed < longest:
             return
         rate, self._mark = (total - self._mark[1]) / elapsed, (now, total)
+        if self.count == 1 and rate * round_trip > WINDOW:
+            self._fewer = rate
+            self._set(4, now + START * round_trip)
         if now < self._not_before or not self._full.is_at(rate):
             return
         rate, fewer = self._full.best, self._fewer
@@ -79,7 +83,7 @@ class Width:
             self._set(2 * self.count, now + START * round_trip)
         else:
             self._fewer = 0.0
-            self._set(max(self.count // 2, least) if rate < GROWTH * fewer else self.count, now + HOLD)
+            self._set(self.count // 2 if rate < GROWTH * fewer else self.count, now + HOLD)
 
     def _set(self, count: int, not_before: float) -> None:
         self.count, self._not_before, self._full = count, not_before, Full(PATIENCE)
