@@ -180,7 +180,9 @@ class Residency:
             for each in (claim, *lane.waiting):
                 each.sending, each.asked = True, self._asked(each)
             try:
-                yield from self._transfer(claim, lane if lane.waiting or (lane in self._lanes and not self.link.near) else None)
+                yield from self._transfer(
+                    claim, lane if lane.waiting or (lane in self._lanes and not self.link.near) else None
+                )
             except Cancelled as error:
                 self._stopped(claim, error, lane)
             yield from self._rest_of(lane)

@@ -16,12 +16,14 @@ SAMPLE = 0.05
 """Seconds that a rate is measured over, at least, and two round trips."""
 PATIENCE = 2
 """Such samples in which it did not grow: it does not."""
-START = 8
+GAIN = 1.1
+"""What more connections must bring, for them to be kept."""
+START = 10
 """Round trips until a new connection carries its share: handshake, request, slow start."""
 WINDOW = 2.8e6
 """Bytes that one connection has in flight at most, about: 3 MiB where the receiver's buffer is Linux's largest
 (net.ipv4.tcp_rmem). Where it comes to that, the line may be much longer."""
-HOLD = 10.0
+HOLD = 20.0
 """Seconds until it is tried again whether more connections bring more."""
 WIDEST = 8
 
@@ -29,16 +31,19 @@ WIDEST = 8
 class Full:
     """Whether a rate, told once a round trip, has stopped growing."""
 
-    __slots__ = ("_flat", "_patience", "best")
+    __slots__ = ("_flat", "_grown", "_patience", "best")
 
     def __init__(self, patience: int = FLAT) -> None:
         self.best = 0.0
+        """The greatest of the rates."""
         self._patience = patience
+        self._grown = 0.0  # the rate that it grew to last
         self._flat = 0
 
     def is_at(self, rate: float) -> bool:
-        if rate > GROWTH * self.best:
-            self.best, self._flat = rate, 0
+        self.best = max(self.best, rate)
+        if rate > GROWTH * self._grown:
+            self._grown, self._flat = rate, 0
         else:
             self._flat += 1
         return self._flat >= self._patience
@@ -51,7 +56,7 @@ class Width:
 
     def __init__(self) -> None:
         self.count = 1
-        self._fewer = 0.0  # the rate, bytes/s, of half as many
+        self._fewer = (1, 0.0)  # how many there were before, and their rate, bytes/s
         self._full = Full(PATIENCE)
         self._mark: tuple[float, int] | None = None  # when the present sample began, and the total then
         self._last = 0.0
@@ -72,18 +77,19 @@ class Width:
         if elapsed < longest:
             return
         rate, self._mark = (total - self._mark[1]) / elapsed, (now, total)
-        if self.count == 1 and rate * round_trip > WINDOW:
-            self._fewer = rate
-            self._set(4, now + START * round_trip)
-        if now < self._not_before or not self._full.is_at(rate):
+        if now < self._not_before:
             return
-        rate, fewer = self._full.best, self._fewer
-        if self.count < WIDEST and rate >= GROWTH * fewer:
-            self._fewer = rate
-            self._set(2 * self.count, now + START * round_trip)
-        else:
-            self._fewer = 0.0
-            self._set(self.count // 2 if rate < GROWTH * fewer else self.count, now + HOLD)
+        full = self._full.is_at(rate)
+        best, (count, fewer) = self._full.best, self._fewer
+        if self.count == 1 and rate * round_trip > WINDOW:
+            self._widen(4, best, now, round_trip)
+        elif full and self.count < WIDEST and best >= GROWTH * fewer:
+            self._widen(2 * self.count, best, now, round_trip)
+        elif full:
+            self.count = count if best < GAIN * fewer else self.count
+            self._fewer, self._full = (self.count, 0.0), Full(PATIENCE)
+            self._not_before = now + HOLD
 
-    def _set(self, count: int, not_before: float) -> None:
-        self.count, self._not_before, self._full = count, not_before, Full(PATIENCE)
+    def _widen(self, count: int, rate: float, now: float, round_trip: float) -> None:
+        self._fewer, self._full = (self.count, rate), Full(PATIENCE)
+        self.count, self._not_before = count, now + START * round_trip

@@ -19,6 +19,7 @@ LAYERS = [
         "_pages",
         "_intervals",
         "_arena",
+        "_width",
         "_link",
         "_patterns",
         "_regions",
