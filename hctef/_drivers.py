@@ -17,10 +17,10 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from hctef._delivery import Cancelled
 from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
-from hctef._residency import Cancelled
 from hctef._steps import Ahead, Call, Deliver, Detach, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
 
 log = logging.getLogger("hctef")

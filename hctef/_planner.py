@@ -2,9 +2,10 @@
 
 The way of a byte: a reader finds its pages missing → the policy says what is worth fetching with them, and what behind
 the reader (`_policy.py`) → the gaps that nobody fetches become claims, few requests for many gaps (`_gaps.py`) → a
-transfer a claim brings the bytes into the arena (`transfer`) → whole pages are marked resident, waiters wake
-(`_arrived`) → the reader copies out, under a pin or under the check of `epoch`. What is wished for behind the readers
-becomes claims when a connection is free for it. How bytes are brought, kept and given up is `_residency.py`'s.
+transfer brings their bytes into the arena (`transfer`), one claim or several in a lane (`_lanes.py`) → whole pages are
+marked resident, waiters wake (`_arrived`) → the reader copies out, under a pin or under the check of `epoch`. What is
+wished for behind the readers becomes claims when a connection has room for it. How bytes are brought is
+`_delivery.py`'s, what is kept and given up `_residency.py`'s.
 
 No I/O, no lock, no thread: generators that yield steps (`_steps.py`); whoever drives them holds the file's lock while
 they compute. Bytes are marked resident only after they are in the arena. A reader either claims or waits, so no two
@@ -17,9 +18,9 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from hctef._delivery import Delivery
 from hctef._intervals import Batch, Claim, Pin
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
-from hctef._residency import Residency
 from hctef._steps import Call, Deliver, FetchPlan, PlanGen, Wait
 from hctef._transfer import PIECE, Sink
 
@@ -46,7 +47,7 @@ FLIGHT = 12 * 1024
 """Bytes that come with the others in the first round trip of slow start."""
 
 
-class Planner(Residency):
+class Planner(Delivery):
     """What the readers of one remote file want, and who brings it."""
 
     # reading

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hctef._arena import AnonymousArena
+from hctef._delivery import Cancelled
 from hctef._drivers import Driver
 from hctef._http import Validator, parse_url
 from hctef._intervals import Pin
@@ -27,7 +28,6 @@ from hctef._options import Options, UrlSource
 from hctef._paging import paging_support
 from hctef._planner import Planner
 from hctef._ranges import ByteRange
-from hctef._residency import Cancelled
 from hctef._stats import Stats
 from hctef._steps import PlanGen
 from hctef._urllib3 import Urllib3Transport

@@ -146,7 +146,7 @@ class Requester:
         self._clock = clock
         self._source = source
         self._options = options
-        self._stats = stats
+        self.stats = stats
         self._policy = retry_policy(options.retries)
         self._url: Url | None = None if callable(source) else parse_url(source)
         self._target: Url | None = None
@@ -206,7 +206,7 @@ class Requester:
         while True:
             headers = options.headers
             own = checked_headers((yield Call(headers)) if callable(headers) else headers)
-            self._stats.requests += 1
+            self.stats.requests += 1
             try:
                 sent = request_headers(own, url, target, extra)
                 began = self._clock()
@@ -260,7 +260,7 @@ class Requester:
             after = failure.headers.get("retry-after", "")[:40]
             hint = f"Retry-After: {after}" if after else "every attempt of `retries` was answered so"
             raise status_error(failure, where, hint=hint)
-        self._stats.retries += 1
+        self.stats.retries += 1
         log.info("%s: %s; trying again in %.2f s", where, failure, seconds)
         if seconds:
             yield Sleep(seconds)
@@ -314,7 +314,7 @@ class Requester:
                 train.received(began, ended, count)
                 fast = self.link.near and count > FAST * (ended - began)
                 at += count
-                self._stats.bytes_fetched += count
+                self.stats.bytes_fetched += count
                 attempts.progress(count)
                 commit(at)
                 if lane is not None and lane.fresh and at < stop:

@@ -250,7 +250,7 @@ class Simulation:
             yield ByteRange(first * PAGE, min(self.size, at * PAGE))
 
     def _room(self) -> bool:
-        """As `Residency._next` has it, but for what readers bring themselves."""
+        """As `Delivery._next` has it, but for what readers bring themselves."""
         policy, flying = self.policy, self.flying
         room = not flying or self.flying_bytes + policy.piece <= policy.in_flight
         return room and flying < self.line.connections - 1

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hctef._delivery import Cancelled
 from hctef._drivers import Driver
 from hctef._http import Validator
 from hctef._intervals import Claim
 from hctef._link import Link
 from hctef._planner import Planner
 from hctef._ranges import PAGE, ByteRange
-from hctef._residency import Cancelled
 from hctef._uffd import Fault
 from hctef._urllib3 import Urllib3Transport
 from hctef.exceptions import RemoteFileChangedError

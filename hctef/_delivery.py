@@ -1,0 +1,366 @@
+"""Delivery: how what was claimed comes, what follows it on its connection, and what happens when it does not come.
+
+The planner (`_planner.py`) says what is to be fetched; here it is brought. A claim lives exactly as long as its
+transfer, and is given back whatever happens; its pages are marked when their bytes have come, then waiters wake. What
+is wished for behind the readers becomes claims when a connection has room for it: one that is under way already
+(`_feed`), or another (`_pump`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from hctef._arena import Arena
+from hctef._intervals import Batch, Claim
+from hctef._lanes import Lane
+from hctef._link import Link
+from hctef._options import Options, UrlSource
+from hctef._pages import PageTable
+from hctef._ranges import PAGE, ByteRange
+from hctef._residency import Pager, Residency
+from hctef._stats import Stats
+from hctef._steps import NOTHING, Detach, FetchPlan, Fill, PlanGen, Wait
+from hctef._transfer import Requester, Sink, Slots
+from hctef._wishes import Wishes
+
+log = logging.getLogger("hctef")
+
+PIPELINED_MOST = 64
+"""Requests under way on one connection: their heads fit in the initial window of a new one (14 KB, RFC 6928)."""
+PIPELINED_BYTES = 1024 * 1024
+"""That they ask for, together: more would be in the way of a reader whose request comes later."""
+
+
+class Cancelled(Exception):
+    """The file was closed, or the reader that asked for these bytes gave up."""
+
+
+class Delivery(Residency):
+    """The transfers of one file."""
+
+    def __init__(
+        self,
+        source: UrlSource,
+        options: Options,
+        make_arena: Callable[[int], Arena],
+        make_pages: Callable[[int], PageTable] = PageTable,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock`: seconds."""
+        requester = Requester(source, options, Stats(), Link(), clock)
+        super().__init__(options, requester, make_arena, make_pages)
+        self.clock = clock
+        self._slots = Slots(options.max_connections)
+        self._own = 0  # bytes of the transfers under way that readers asked for themselves
+        self._wishes = Wishes()
+        self._lanes: list[Lane] = []
+        """Of the connections that bring what is wished for, or the opening's response."""
+        self._remnant = ByteRange(0, 0)
+        self._tail: Claim | None = None
+        """The whole pages of the opening's response."""
+        self._tail_start = 0
+        """Where that begins: what lies before its first page will be the remnant."""
+
+    @property
+    def full(self) -> bool:
+        """As many transfers are under way as may be."""
+        return self._slots.full
+
+    def settle(self) -> None:
+        """No trap is left, and nothing is wished for: what has come is resident."""
+        self._spring(0, self.size)
+        self._wishes.clear()
+
+    def hand_over(self, pager: Pager, arena: Arena, pages: PageTable) -> list[ByteRange]:
+        """From now on `pager` fetches, into `arena`, which holds what is resident now, and shows it in `pages`.
+
+        Returns what was being fetched: those who wait for it wake, and ask the pager.
+        """
+        claims = self.cache.all_claims()
+        self.pager, self.arena, self.pages = pager, arena, pages
+        self.cancel(claims)
+        for claim in claims:
+            self.give_back(claim)
+        return sorted(ByteRange(claim.at, claim.stop) for claim in claims if claim.at < claim.stop)
+
+    # transfers
+
+    def transfer(self, claim: Claim, *, pipelined: bool = False) -> PlanGen[Claim | None]:
+        """Bring a claim's bytes, and what joins its lane. Returns the claim to transfer next, where something is
+        wished for.
+
+        `pipelined`: whoever drives this can have several requests under way on one connection, so it brings others of
+        the claim's batch too. A failure is left in `claim.error`; each claim is given back whatever happens.
+        """
+        if not claim.open or claim.started:
+            return None
+        claim.started = True
+        lane = self._lane_of(claim) or Lane(claim)
+        yield from self._guarded(lane, self._bring(lane, pipelined=pipelined))
+        return self._next() if claim.behind and not self.closed else None
+
+    def _bring(self, lane: Lane, *, pipelined: bool) -> PlanGen[None]:
+        claim, own = lane.claim, 0
+        yield from self._slots.acquire(claim)
+        try:
+            if pipelined and claim.batch is not None:
+                lane.waiting.extend(self._others(claim, claim.batch))
+            own = sum(each.stop - each.start for each in (claim, *lane.waiting) if not each.behind)
+            own = min(own, int(self.link.product))  # of what is long no more is in flight
+            self._own += own
+            for each in (claim, *lane.waiting):
+                each.sending, each.asked = True, self._asked(each)
+            followed = bool(lane.waiting) or (lane in self._lanes and not self.link.near)
+            try:
+                yield from self._transfer(claim, lane if followed else None)
+            except Cancelled as error:
+                self._stopped(claim, error, lane)
+            yield from self._rest_of(lane)
+        finally:
+            self._own -= own
+            self._slots.release()
+
+    def _rest_of(self, lane: Lane) -> PlanGen[None]:
+        """What waits in a lane, one after the other. One that was cancelled stops none of the others."""
+        self.give_back(lane.claim)
+        while lane.advance():
+            claim = lane.claim
+            try:
+                if claim.cancelled:
+                    raise Cancelled
+                yield from self._transfer(claim, lane)
+            except Cancelled as error:
+                self._stopped(claim, error, lane)
+            self.give_back(claim)
+
+    def _stopped(self, claim: Claim, error: Cancelled, lane: Lane) -> None:
+        """A claim of a lane was cancelled. Raises the same where the others are not wanted either."""
+        if self.closed or not claim.cancelled or not lane.waiting:
+            raise error
+        claim.error = error
+
+    def _guarded(self, lane: Lane, bringing: PlanGen[None]) -> PlanGen[None]:
+        """Whatever happens, each claim of a lane is given back; what goes wrong, whoever wants their bytes hears."""
+        try:
+            yield from bringing
+        except Exception as error:  # noqa: BLE001  # raised by whoever started the transfer
+            lane.give_up(error)
+            self._wishes.clear()
+            if not isinstance(error, Cancelled):
+                log.warning("a transfer failed: %s", error)
+        finally:
+            self._leave(lane)
+            for claim in (lane.claim, *lane.waiting):
+                self.give_back(claim)
+
+    def _others(self, claim: Claim, batch: Batch) -> Iterator[Claim]:
+        """What a connection is to bring of a batch besides `claim`, begun here."""
+        count, length, most = 1, claim.stop - claim.start, min(batch.share(), PIPELINED_MOST)
+        while count < most and length < PIPELINED_BYTES:
+            other = batch.take(PIPELINED_BYTES - length)
+            if other is None:
+                return
+            other.started = True
+            count, length = count + 1, length + other.stop - other.start
+            yield other
+
+    def _transfer(self, claim: Claim, lane: Lane | None) -> PlanGen[None]:
+        stop, remnant, tail = self._asked(claim), self._remnant, self._tail
+        coming = stop < claim.stop and tail is not None and tail.open
+        if not coming and claim.start < remnant.stop and remnant.start < claim.stop:
+            self._remnant = ByteRange(0, 0)  # its page will be marked, and may be evicted then: it is of use just once
+
+        def commit(at: int) -> None:
+            self._commit(claim, claim.stop if at == stop and not coming else at - at % PAGE)
+            if lane is not None:
+                self._feed(lane)
+
+        if stop > claim.start:
+            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit, lane)
+        if coming and tail is not None:
+            yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
+            remnant, self._remnant = self._remnant, ByteRange(0, 0)
+            coming = False
+            if remnant != ByteRange(stop, claim.stop):
+                start, stop = stop, claim.stop
+                yield from self.requester.fetch(start, stop, self.arena_sink(), commit)
+        commit(stop)
+
+    def _asked(self, claim: Claim) -> int:
+        """Where the request for a claim ends: before the part of a page that the opening's response has, or will."""
+        (start, stop), tail = self._remnant, self._tail
+        if tail is not None and tail.open:
+            start, stop = self._tail_start, tail.start
+        return start if claim.start <= start < stop == claim.stop else claim.stop
+
+    def _commit(self, claim: Claim, upto: int) -> None:
+        """A claim's whole pages before `upto` were filled. Raises Cancelled: nobody wants them any longer."""
+        if claim.cancelled or self.closed:
+            raise Cancelled
+        if upto > claim.at:
+            self._arrived(claim.at, upto)
+            claim.advance(upto)
+
+    def arena_sink(self) -> Sink:
+        """Puts bytes into the arena: straight from the socket where it has room for that."""
+        return Sink(Fill, self.arena.room)
+
+    def give_back(self, claim: Claim) -> None:
+        """Fetched or not, nobody brings it any longer. Once is enough; more does nothing."""
+        if claim.open and claim.behind:
+            self._wishes.ended(claim.stop - claim.start)
+            if not claim.started:
+                self._leave(self._lane_of(claim))
+        self.cache.release(claim)
+
+    def cancel(self, claims: Iterable[Claim]) -> None:
+        """Stop transfers at their next piece; those that did not begin are given back at once."""
+        for claim in claims:
+            claim.cancelled = True
+            if not claim.started:
+                self.give_back(claim)
+
+    def close(self) -> None:
+        """Stop transfers; whoever waits for them wakes, and finds the file closed."""
+        self.closed = True
+        if self.pager is not None:
+            self.pager.cancel()
+        self._wishes.clear()
+        claims = self.cache.all_claims()
+        self.cancel(claims)
+        for claim in claims:
+            self.give_back(claim)
+
+    def after_fork(self) -> None:
+        """In a child: the parent's transfers are not ours, and what came is as good here as there."""
+        self.cache.forget_claims()
+        self._wishes, self._lanes, self._own, self._tail = Wishes(), [], 0, None
+        self._slots = Slots(self.options.max_connections)
+
+    def _raise_first(self, claims: Iterable[Claim]) -> None:
+        """Raise the error of the first transfer that failed. One that another reader stopped is not ours: we look
+        again."""
+        for claim in claims:
+            if claim.error is not None and (self.closed or not isinstance(claim.error, Cancelled)):
+                raise claim.error
+
+    # what is wished for
+
+    def _next(self, own: Lane | None = None) -> Claim | None:
+        """The next piece of what is wished for, claimed, where there is room for another request; on a lane, where that
+        is under way already. `own`: on no other than this."""
+        wishes, policy, lanes = self._wishes, self.policy, self._lanes
+        if wishes.bytes and wishes.bytes + self._own + policy.piece > policy.in_flight:
+            return None
+        found = wishes.first(self._gaps, policy.piece)
+        if found is None:
+            return None
+        (start, stop), long = found
+        lane = self._lane() if long and own is None else own
+        if lane is None:
+            if len(lanes) >= max(1, self.options.max_connections - 1):
+                return None  # one connection is left to the readers
+            if long and sum(each.long for each in lanes) >= policy.few:
+                return None
+        rank = len(lanes)
+        piece = policy.piece_of(rank) if lane is None else lane.room(min(policy.piece, policy.lane_bytes // 2))
+        last = None
+        if long and lane is None and any(each.open for each in lanes):
+            last = wishes.last(self._gaps, piece)
+        if last is not None:
+            start, stop = last
+        else:
+            stop = min(stop, start + piece)
+        claim = self.cache.claim(*self._gaps.extents([ByteRange(start, stop)]))
+        claim.behind = True
+        length = claim.stop - claim.start
+        wishes.take(start, stop, length)
+        if lane is not None:
+            claim.asked = self._asked(claim)
+            lane.join(claim)
+        else:
+            policy.begun(rank, length)
+            lanes.append(Lane(claim, long=long))
+        return claim
+
+    def _lane(self) -> Lane | None:
+        """The lane on which what is wished for comes soonest; None: none has room for it."""
+        if self._slots.wanted:
+            return None
+        most = self.policy.lane_bytes
+        due = [lane for lane in self._lanes if lane.open and lane.is_due(most)]
+        return max(due, key=lambda lane: lane.carried, default=None)
+
+    def _lane_of(self, claim: Claim) -> Lane | None:
+        """The lane on which a claim is under way, or to begin."""
+        return next((lane for lane in self._lanes if lane.claim is claim), None)
+
+    def _leave(self, lane: Lane | None) -> None:
+        """A lane's connection is free."""
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+
+    def _feed(self, lane: Lane) -> None:
+        """Bytes came on a lane: before its connection has nothing to do, have it go on with what is wished for."""
+        if not lane.open or not lane.has_moved():
+            return
+        while self._wishes and not self._slots.wanted and lane.is_due(self.policy.lane_bytes):
+            if self._next(lane) is None:
+                break
+        self.link.used(self.clock(), fully=bool(self._wishes))
+
+    def _pump(self) -> tuple[Claim, ...]:
+        """Claims for what is wished for, as many as there is room for, but those that joined a lane."""
+        claims: list[Claim] = []
+        while self._wishes and (claim := self._next()) is not None:
+            if not claim.started:
+                claims.append(claim)
+        return tuple(claims)
+
+    # the opening's response
+
+    def keep_tail(self, lane: Lane, start: int, stop: int) -> Callable[[int], None]:
+        """The opening's response, `[start, stop)`: claim its whole pages for its lane. Returns its commit function.
+
+        The leading part of a page is kept aside as the remnant: who fetches that page asks for what is before it only.
+        """
+        first = min(stop, -(-start // PAGE) * PAGE)
+        claim = self._tail = lane.claim = self.cache.claim(ByteRange(first, stop))
+        claim.started = claim.sending = True
+        self._tail_start, kept = start, start == first
+
+        def commit(at: int) -> None:
+            nonlocal kept
+            self._commit(claim, at if at == self.size else at - at % PAGE)
+            if not kept and at >= first:
+                kept, self._remnant = True, ByteRange(start, first)
+            self._feed(lane)
+
+        return commit
+
+    def beside(self, lane: Lane, bringing: PlanGen[None]) -> PlanGen[None]:
+        """Have the bytes of a lane's claim brought beside the reader who made it, on the connection that he has begun
+        with."""
+        yield from self._slots.acquire(lane.claim)
+
+        def bring() -> PlanGen[None]:
+            try:
+                yield NOTHING
+                if lane.claim.cancelled or self.closed:
+                    raise Cancelled
+                yield from bringing
+                yield from self._rest_of(lane)
+            finally:
+                self._slots.release()
+
+        def whole() -> PlanGen[None]:
+            yield from self._guarded(lane, bring())
+            if not self.closed:
+                yield FetchPlan(background=self._pump())
+
+        steps = whole()
+        next(steps)  # so that whoever throws it away before it ran gives back what it holds
+        self._lanes.append(lane)
+        yield Detach(lane.claim, steps)
