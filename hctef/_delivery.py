@@ -278,8 +278,7 @@ class Delivery(Residency):
         length = claim.stop - claim.start
         wishes.take(start, stop, length)
         if lane is not None:
-            claim.asked = self._asked(claim)
-            lane.join(claim)
+            self._joins(claim, lane)
         else:
             policy.begun(rank, length)
             lanes.append(Lane(claim, long=long))
@@ -292,6 +291,19 @@ class Delivery(Residency):
         most = self.policy.lane_bytes
         due = [lane for lane in self._lanes if lane.open and lane.is_due(most)]
         return max(due, key=lambda lane: lane.carried, default=None)
+
+    def _joins(self, claim: Claim, lane: Lane) -> None:
+        claim.asked = self._asked(claim)
+        lane.join(claim)
+
+    def _join(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+        """Have the first of some claims come on a connection that is under way, where there is one. Returns the
+        others."""
+        lane = self._lane() if claims else None
+        if lane is None:
+            return claims
+        self._joins(claims[0], lane)
+        return claims[1:]
 
     def _lane_of(self, claim: Claim) -> Lane | None:
         """The lane on which a claim is under way, or to begin."""

@@ -173,7 +173,7 @@ class Planner(Delivery):
                 self._wishes.push([whole])
                 if not self.link.near:
                     first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))
-                    yield FetchPlan(background=self._claim(self._unclaimed([first])))
+                    yield FetchPlan(background=self._join(self._claim(self._unclaimed([first]))))
         for at in range(start, stop, window):
             end = min(stop, at + window)
             pin = yield from self.read(at, end)
