@@ -49,6 +49,8 @@ RECENT = 48
 
 FIRST_CHANCE = 0.1
 """That a first read goes on, before the file has shown any: most do not, and the second read tells."""
+COPY = 64 * KIB
+"""Bytes that a program reads at once when it copies a file (shutil.COPY_BUFSIZE on Linux)."""
 WORTHWHILE = 1 / 3
 """The least chance for which a run's bytes are asked for: then two in three may be wasted."""
 SURE = 0.6
@@ -237,8 +239,9 @@ class Policy(Pace):
             elif region is not None and region.length > block.length:
                 parts = (ByteRange(block.stop, region.stop), ByteRange(region.start, block.start))
                 behind += (part for part in parts if part.start < part.stop)
-        # Who begins at the file's start most often reads on.
-        self._ahead(run, ByteRange(start, stop), FIRST_CHANCE if start else 1.0, behind, traps)
+        # Who begins at the file's start most often reads on; all the more, who reads as much as a copy does.
+        trust = FIRST_CHANCE if start else 1.0 if stop < COPY else 2.0
+        self._ahead(run, ByteRange(start, stop), trust, behind, traps)
         if not self.paying and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)
         return self._advice(block, behind, traps)
@@ -323,12 +326,11 @@ class Policy(Pace):
             self._ahead(run, block, 1.0, behind, traps)
         return self._advice(block, behind, traps)
 
-    def _ahead(self, run: Run, block: ByteRange, chance: float, behind: list[ByteRange], traps: list[int]) -> None:
-        """Ask for what is worth it beyond a run's last read and what is fetched for that. `chance`: that it goes on
-        at all, if the law is true."""
+    def _ahead(self, run: Run, block: ByteRange, trust: float, behind: list[ByteRange], traps: list[int]) -> None:
+        """Ask for what is worth it beyond a run's last read and what is fetched for that. `trust`: see `_worth`."""
         step = 1 if run.step >= 0 else -1
         last = block.stop if step > 0 else block.start
-        ahead = self._worth(max(run.length, (last - run.first) * step), chance)
+        ahead = self._worth(max(run.length, (last - run.first) * step), trust)
         piece = self.piece
         end = min(self._size, max(0, last + step * ahead)) // PAGE * PAGE
         more = (end - run.edge) * step
@@ -365,8 +367,9 @@ class Policy(Pace):
             traps += (due // PAGE * PAGE, middle // PAGE * PAGE)
             run.trap = middle
 
-    def _worth(self, length: int, chance: float) -> int:
-        """How many bytes to have ahead of a run of this length."""
+    def _worth(self, length: int, trust: float) -> int:
+        """How many bytes to have ahead of a run of this length. `trust`: below 1, the chance that it goes on at all;
+        else as if it were so many times as long."""
         product = self._link.product
         most = min(max(MIB, DEEP * product, 4 * self.piece), self._bound / 2)
         if self._hint == "sequential":
@@ -374,7 +377,7 @@ class Policy(Pace):
         ahead, width = 0.0, 32.0 * KIB
         while width < most:
             width = min(1.5 * width, most)
-            law = length / (length + width) if chance == 1 else chance
+            law = trust * length / (trust * length + width) if trust >= 1 else trust
             p = self._survival.chance(length, int(width), law)
             if p < WORTHWHILE or p * product < (1 - p) * width * IDLE:
                 break

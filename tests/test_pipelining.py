@@ -184,6 +184,15 @@ def test_a_stream_is_asked_for_ahead(range_server: RangeServer, url: str) -> Non
     assert pool(url).pipelines
 
 
+def test_a_whole_file_is_asked_for_behind_its_end(range_server: RangeServer, url: str) -> None:
+    """One call: what the opening asked for is still coming, and the rest comes behind it."""
+    range_server.behave("f", *FAR)
+    with hctef.HttpFile(url) as file:
+        assert file.read() == DATA
+    assert any(request.ahead for request in range_server.log[1:3])
+    assert range_server.sent_twice() == []
+
+
 @pytest.mark.parametrize("name", SPOILT)
 @pytest.mark.parametrize("known", [None, True])
 def test_what_goes_wrong_in_a_stream_changes_no_byte(
