@@ -35,6 +35,7 @@ from tests.range_server import (
     slow,
     stale,
     status,
+    times,
     trickle,
     until_close,
     when,
@@ -186,10 +187,13 @@ def test_a_stream_is_asked_for_ahead(range_server: RangeServer, url: str) -> Non
 
 def test_a_whole_file_is_asked_for_behind_its_end(range_server: RangeServer, url: str) -> None:
     """One call: what the opening asked for is still coming, and the rest comes behind it."""
-    range_server.behave("f", *FAR)
-    with hctef.HttpFile(url) as file:
+    range_server.behave("f", *FAR, times(1, trickle(1e6)))
+    with hctef.HttpFile(url, prefetch_bytes=65_536) as file:
         assert file.read() == DATA
-    assert any(request.ahead for request in range_server.log[1:3])
+    first = range_server.log[1]
+    assert first.ahead
+    assert first.connection == range_server.log[0].connection
+    assert first.asked.startswith("bytes=0-")
     assert range_server.sent_twice() == []
 
 
