@@ -107,10 +107,10 @@ class Delivery(Residency):
         try:
             if pipelined and claim.batch is not None:
                 lane.waiting.extend(self._others(claim, claim.batch))
-            own = sum(each.stop - each.start for each in (claim, *lane.waiting) if not each.behind)
+            own = sum(each.stop - each.start for each in lane.claims if not each.behind)
             own = min(own, int(self.link.product))  # of what is long no more is in flight
             self._own += own
-            for each in (claim, *lane.waiting):
+            for each in lane.claims:
                 each.sending, each.asked = True, self._asked(each)
             followed = bool(lane.waiting) or (lane in self._lanes and not self.link.near)
             try:
@@ -152,7 +152,7 @@ class Delivery(Residency):
                 log.warning("a transfer failed: %s", error)
         finally:
             self._leave(lane)
-            for claim in (lane.claim, *lane.waiting):
+            for claim in lane.claims:
                 self.give_back(claim)
 
     def _others(self, claim: Claim, batch: Batch) -> Iterator[Claim]:
@@ -278,7 +278,7 @@ class Delivery(Residency):
         length = claim.stop - claim.start
         wishes.take(start, stop, length)
         if lane is not None:
-            self._joins(claim, lane)
+            lane.join(claim, self._asked(claim))
         else:
             policy.begun(rank, length)
             lanes.append(Lane(claim, long=long))
@@ -292,17 +292,13 @@ class Delivery(Residency):
         due = [lane for lane in self._lanes if lane.open and lane.is_due(most)]
         return max(due, key=lambda lane: lane.carried, default=None)
 
-    def _joins(self, claim: Claim, lane: Lane) -> None:
-        claim.asked = self._asked(claim)
-        lane.join(claim)
-
     def _join(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
         """Have the first of some claims come on a connection that is under way, where there is one. Returns the
         others."""
         lane = self._lane() if claims else None
         if lane is None:
             return claims
-        self._joins(claims[0], lane)
+        lane.join(claims[0], self._asked(claims[0]))
         return claims[1:]
 
     def _lane_of(self, claim: Claim) -> Lane | None:

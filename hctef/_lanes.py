@@ -67,8 +67,14 @@ class Lane:
         """How many bytes are well asked for at once, at most `most`: page-aligned."""
         return max(LEAST, min(most, GROWTH * self.carried) // LEAST * LEAST)
 
-    def join(self, claim: Claim) -> None:
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        return (self.claim, *self.waiting)
+
+    def join(self, claim: Claim, asked: int) -> None:
+        """Have a claim come last, by a request that ends at `asked`."""
         claim.started = claim.sending = True
+        claim.asked = asked
         self.waiting.append(claim)
         self.fresh = self.long = True
 
@@ -89,6 +95,6 @@ class Lane:
 
     def give_up(self, error: Exception) -> None:
         """The transfer failed."""
-        for claim in (self.claim, *self.waiting):
+        for claim in self.claims:
             if claim.open:
                 claim.error = error

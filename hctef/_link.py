@@ -33,6 +33,7 @@ SPAN = 40 * 1024
 of 64 KiB has so many behind its first receive."""
 WAITS = 3
 """Receives that waited in such a span, at least."""
+
 NEARBY = 0.002
 """Seconds. A longer round trip is of no line so fast that receives don't wait, and the lower bound is not asked there:
 a reader held up for a while would find bytes of a longer time than we know of."""

@@ -197,7 +197,6 @@ class Urllib3Exchange:
             then = self._fitting(request.then(), request)
             if pool.pipelines and not self._failed:
                 headers.following = _named(then)
-        self._sent = 0.0
         try:
             response = self._transport.open(request.method, request.url, headers)
         except (HTTPError, OSError, ValueError) as error:

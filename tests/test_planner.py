@@ -85,6 +85,13 @@ class Loop:
             self.step(ready[self.choose(len(ready))])
         raise AssertionError("it does not end")
 
+    def run_some(self, steps: int) -> None:
+        """As far as so many steps lead."""
+        for _ in range(steps):
+            ready = [task for task in self.tasks if task.blocked is None or task.blocked()]
+            if ready:
+                self.step(ready[self.choose(len(ready))])
+
     def step(self, task: Task) -> None:
         task.blocked = None
         error, task.error = task.error, None
@@ -266,10 +273,7 @@ def test_failures_and_cancelled_readers_harm_nobody_else(
 
         tasks.append(loop.start(planner.read(start, stop), done))
     victim = tasks[choose(len(tasks))]
-    for _ in range(choose(40)):
-        ready = [task for task in loop.tasks if task.blocked is None or task.blocked()]
-        if ready:
-            loop.step(ready[choose(len(ready))])
+    loop.run_some(choose(40))
     cancelled = victim in loop.tasks
     if cancelled:
         loop.cancel(victim)
@@ -320,12 +324,9 @@ def test_what_is_wished_for_joins_the_connections_under_way(
                 assert planner.arena.bytes[at:end] == DATA[at:end]
 
         loop.start(reading(0, SIZE))
-        loop.start(reading(30 * PAGE, SIZE), lambda _: None)
+        loop.start(reading(30 * PAGE, SIZE))
         if closing:
-            for _ in range(choose(200)):
-                ready = [task for task in loop.tasks if task.blocked is None or task.blocked()]
-                if ready:
-                    loop.step(ready[choose(len(ready))])
+            loop.run_some(choose(200))
             planner.close()
             for task in list(loop.tasks):
                 loop.cancel(task)
@@ -340,6 +341,19 @@ def test_what_is_wished_for_joins_the_connections_under_way(
         assert loop.most <= connections
         assert planner.pages.resident(0, SIZE)
     event("sent ahead" if loop.joined else "nothing was sent ahead")
+
+
+def test_a_long_wish_takes_few_connections() -> None:
+    """Short ones take as many as there are, but one, which is left to the readers."""
+    loop = opened(lambda planner: Loop(planner, lambda _: 0), far=True, max_connections=8, prefetch_bytes=0)
+    planner = loop.planner
+    loop.run()
+    with small_lanes():
+        planner._wishes.push([ByteRange(0, 40 * PAGE)])
+        assert len(planner._pump()) == planner.policy.few == 4
+        planner._wishes.push([ByteRange(at * PAGE, (at + 1) * PAGE) for at in range(44, 64, 2)])
+        assert len(planner._pump()) == 3
+    planner.close()
 
 
 def test_a_prefetch_outlives_the_reader_that_hurried_it() -> None:
