@@ -107,6 +107,8 @@ class Delivery(Residency):
         try:
             if pipelined and claim.batch is not None:
                 lane.waiting.extend(self._others(claim, claim.batch))
+            elif pipelined and claim.urgent and self._takes_along:
+                self._take_along(lane)
             own = sum(each.stop - each.start for each in lane.claims if not each.behind)
             own = min(own, int(self.link.product))  # of what is long no more is in flight
             self._own += own
@@ -312,12 +314,23 @@ class Delivery(Residency):
 
     def _feed(self, lane: Lane) -> None:
         """Bytes came on a lane: before its connection has nothing to do, have it go on with what is wished for."""
-        if not lane.open or not lane.has_moved():
+        if not lane.open or (self.link.near and lane not in self._lanes) or not lane.has_moved():
             return
         while self._wishes and not self._slots.wanted and lane.is_due(self.policy.lane_bytes):
             if self._next(lane) is None:
                 break
         self.link.used(self.clock(), fully=bool(self._wishes))
+
+    @property
+    def _takes_along(self) -> bool:
+        """Whether who brings a reader's bytes brings with them what is wished for: where the work of this process takes
+        longer than to wait, requests that are sent together cost half as much as others, and less than a thread."""
+        return self.link.near and self.link.pipelines
+
+    def _take_along(self, lane: Lane) -> None:
+        """Have the short ones of what is wished for come behind a reader's claim."""
+        while len(lane.waiting) < PIPELINED_MOST and self._wishes.short and self._next(lane) is not None:
+            pass
 
     def _pump(self) -> tuple[Claim, ...]:
         """Claims for what is wished for, as many as there is room for, but those that joined a lane."""

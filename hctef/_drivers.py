@@ -75,12 +75,12 @@ class Workers:
 
     def __init__(self, most: int, enough: Callable[[], int]) -> None:
         self._most, self._enough = most, enough
+        self.done = 0
+        """Requests ever answered, to see whether anything gets done."""
         self._tasks: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._idle = 0
         self._count = 0
-        self._done = 0
-        """Tasks ever, to see whether any gets done."""
         self._patient = False
         """One of the threads waits for that."""
 
@@ -124,14 +124,14 @@ class Workers:
     def _is_needed(self) -> bool:
         """In a patient thread: wait until nothing gets done. False: there is nothing left to do, and it may end."""
         while True:
-            before = self._done
+            before = self.done
             time.sleep(PATIENCE)
             with self._changed:
                 if not self._tasks:
                     self._count -= 1
                     self._patient = False
                     return False
-                if self._done > before:
+                if self.done > before:
                     continue
                 self._patient = False
                 another = self._reckon()
@@ -154,7 +154,6 @@ class Workers:
                     return
                 task = self._tasks.popleft()
             task()
-            self._done += 1
             del task
 
 
@@ -237,7 +236,9 @@ class Driver:
                 self._active.add(exchange)
                 if self._closing.is_set():
                     raise Cancelled
-                return exchange.send(step)
+                head = exchange.send(step)
+                self._workers.done += 1
+                return head
             case Ahead():
                 exchange.send_ahead(step.requests)
             case Drop():

@@ -224,14 +224,17 @@ class Head:
     @property
     def length(self) -> int | None:
         """Content-Length (RFC 9110 section 8.6); None where it is absent or no number that can be believed."""
-        values = {value.strip() for value in self.headers.get("content-length", "").split(",")}
-        value = values.pop()
-        return int(value) if not values and _DIGITS.fullmatch(value) and int(value) <= MAX_SIZE else None
+        value = self.headers.get("content-length", "").strip()
+        if "," in value:
+            values = {value.strip() for value in value.split(",")}
+            value = values.pop() if len(values) == 1 else ""
+        return int(value) if _DIGITS.fullmatch(value) and int(value) <= MAX_SIZE else None
 
     @property
     def coded(self) -> bool:
         """Whether a Content-Encoding makes its bytes others than the file's."""
-        return self.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
+        coding = self.headers.get("content-encoding")
+        return coding is not None and coding.strip().lower() not in ("", "identity")
 
     def unsatisfied_size(self) -> int | None:
         """The size that `Content-Range: bytes */size` of a 416 tells."""

@@ -13,6 +13,7 @@ requests that were not answered is never used for anything else.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import io
 import re
@@ -32,9 +33,14 @@ IDLE_SECONDS = 1.0
 """After about so long without anything to send (a retransmission timeout) a sender begins slowly again (RFC 5681
 section 4.1)."""
 
+SEGMENT = 64 * 1024
+"""Bytes: the longest segment (over loopback), the last of which a sender may hold back."""
+
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _PLAIN = re.compile(rb"HTTP/1\.1 20[06] [^\r\n]*(?:\r\n|\Z)")
-_FIELDS = re.compile(r"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n]*)*+")
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n]*)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _HEADERS_MOST = 100  # as http.client has it
 
@@ -44,20 +50,33 @@ def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
     head, without the empty line at its end; None where it is not plain."""
     if not _PLAIN.match(block):
         return None
-    text = block.decode("latin-1")
-    first = text.find("\r\n")
-    lines = text[first + 2 :].split("\r\n") if first >= 0 else []
-    if not _FIELDS.fullmatch(text, len(text) if first < 0 else first):
-        return None
+    lines = block.decode("latin-1").split("\r\n")
     headers: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        name, value = name.lower(), value.strip(" \t")
+    for line in lines[1:]:
+        field = _field(line)
+        if field is None:
+            return None
+        name, value = field
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     length = headers.get("content-length", "")
-    if len(lines) >= _HEADERS_MOST or "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
+    if len(lines) > _HEADERS_MOST or "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
         return None
     return int(block[9:12]), headers, int(length)
+
+
+@functools.lru_cache(256)  # most lines of a response are those of the one before
+def _field(line: str) -> tuple[str, str] | None:
+    """Name, in lower case, and value of a line of a head; None: it is none (RFC 9112 section 5)."""
+    match = _FIELD.fullmatch(line)
+    return (match[1].lower(), match[2].strip(" \t")) if match else None
+
+
+def _head_end(data: bytearray, start: int, stop: int) -> int:
+    """Where a head in `data[start:stop]` ends; 0: it does not yet, -1: not as a plain one does."""
+    end = data.find(b"\r\n\r\n", start, stop)
+    if end < 0:
+        return -1 if _HEAD_END.search(data, start, stop) else 0
+    return end + 4
 
 
 class PlainHeaders(dict[str, str]):
@@ -124,6 +143,8 @@ class PlainResponse:
             room[:count] = ahead[:count]
             self._ahead = ahead[count:]
         while count < most and (whole or not count):
+            if self.left - count <= SEGMENT:
+                _acknowledge(self.sock)
             came = self.sock.recv_into(room[count:])
             if not came:
                 self.persistent = False
@@ -176,6 +197,13 @@ class PlainResponse:
     def shutdown(self) -> None:
         """Make a receive that waits in another thread fail."""
         self.sock.shutdown(socket.SHUT_RD)
+
+
+def _acknowledge(sock: Any) -> None:
+    """Acknowledge what came. A sender may hold back the last segment of a response until then (Nagle's algorithm, RFC
+    896), and who does not send, acknowledges 40 ms later (RFC 9293 section 3.8.6.3)."""
+    if _QUICKACK is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 class _Replayed(io.RawIOBase):
@@ -293,10 +321,11 @@ class _Plain:
         """See `PlainResponse.follow`."""
         connection: Any = self
         self.unanswered -= 1
-        if self._over != (0, 0) and _HEAD_END.search(self._staging or b"", *self._over):
+        if self._over != (0, 0) and _head_end(self._staging or bytearray(), *self._over):
             return self._receive()[0]
         usual = connection.timeout
         connection.sock.settimeout(timeout if usual is None else min(timeout, usual))
+        _acknowledge(connection.sock)
         response, _ = self._receive()
         connection.sock.settimeout(usual)
         return response
@@ -307,29 +336,34 @@ class _Plain:
         sock, staging = connection.sock, self._staging
         size = PIPELINED_STAGING if self.unanswered else STAGING
         begin, end = self._over
-        over = memoryview(staging)[begin:end] if staging is not None else b""
         if staging is None or len(staging) < size:
+            before = b"" if staging is None else staging[begin:end]
             staging = self._staging = bytearray(size)
-        self._over, count = (0, 0), end - begin
-        view = memoryview(staging)
-        view[:count] = over
-        head = _HEAD_END.search(staging, 0, count)
-        while head is None and count < len(view):
-            came = sock.recv_into(view[count:])
+            staging[: len(before)] = before
+            begin, end = 0, len(before)
+        self._over, view = (0, 0), memoryview(staging)
+        head = _head_end(staging, begin, end)
+        if not head:
+            view[: end - begin] = view[begin:end]
+            begin, end = 0, end - begin
+        while not head and end < len(view):
+            if end:
+                _acknowledge(sock)
+            came = sock.recv_into(view[end:])
             if not came:  # http.client would take what came for the whole head
                 raise http.client.RemoteDisconnected("the connection ended before the end of the response's head")
-            head = _HEAD_END.search(staging, max(0, count - 3), count + came)
-            count += came
-        if head is not None and len(head[0]) == 4:
-            plain = plain_head(bytes(view[: head.start()]))
+            head = _head_end(staging, max(0, end - 3), end + came)
+            end += came
+        if head > 0:
+            plain = plain_head(bytes(view[begin : head - 4]))
             if plain is not None:
                 left = plain[2]
-                stop = min(count, head.end() + left)
-                self._over = (stop, count) if self.unanswered else (0, 0)
+                stop = min(end, head + left)
+                self._over = (stop, end) if self.unanswered else (0, 0)
                 # More than was announced may pass for the next response, where none is to come.
-                clean = stop == count or self.unanswered > 0
-                return PlainResponse(sock, *plain, view[head.end() : stop], clean=clean), view[:count]
-        return None, view[:count]
+                clean = stop == end or self.unanswered > 0
+                return PlainResponse(sock, *plain, view[head:stop], clean=clean), view[begin:end]
+        return None, view[begin:end]
 
     def _replay(self, url: str, before: bytes) -> urllib3.HTTPResponse:
         """The response as `http.client` and urllib3 read it."""

@@ -130,7 +130,7 @@ class Planner(Delivery):
                 if odd is not None:
                     self._spring(odd, odd + PAGE)
         self._wishes.push(advice.behind)
-        return urgent, self._pump()
+        return urgent, () if urgent and self._takes_along and self._wishes.short else self._pump()
 
     def copy(self, start: int, stop: int, piece: int = 0) -> PlanGen[bytes]:
         """The bytes `[start, stop)`, by `copy_into`'s way; `piece`: bytes copied at once, 0: all of a window."""

@@ -408,7 +408,8 @@ class Policy(Pace):
 
     def _elements(self, stride: Stride, behind: list[ByteRange], traps: list[int]) -> None:
         """Ask for the elements of a stride that are worth it."""
-        if self._link.round_trip < WORK:
+        along = self._link.near and self._link.pipelines
+        if self._link.round_trip < WORK and not along:
             return
         if 2 * stride.asked > stride.depth > 0:
             return
@@ -429,7 +430,8 @@ class Policy(Pace):
             if k > known or self._absent(begin, end):  # what was asked for and still waits goes first
                 behind.append(ByteRange(begin, end))
             stride.asked = max(k, stride.asked)
-        for k in {1, (stride.asked + 1) // 2} if stride.asked else ():
+        # What comes along with a miss waits for the next one: to hear of a hit costs as much.
+        for k in {1, (stride.asked + 1) // 2} if stride.asked and not along else ():
             at = stride.anchor + k * stride.distance
             if 0 <= at < self._size:
                 traps.append(at // PAGE * PAGE)

@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import urllib3
@@ -44,6 +45,31 @@ class PlainPool:
 
     pipelines: bool | None = None
     """Whether the server answers pipelined requests as it must; None: nobody knows yet."""
+
+    def ask_idle(self, path: str, headers: Mapping[str, str], timeout: float | None) -> Any:
+        """Send a GET on an idle connection, and receive its response, without its body. None: none is idle.
+
+        What `urlopen` does, but for all that it must do for other requests and new connections: it takes as long as
+        what is left. `timeout`: seconds between bytes. Raises what it raises, but not in its exceptions.
+        """
+        pool: Any = self
+        connection = pool._get_conn()
+        if connection.sock is None:
+            pool._put_conn(connection)
+            return None
+        try:
+            connection.timeout = timeout
+            try:
+                connection.request("GET", path, headers=headers, preload_content=False)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it was closed, perhaps after an answer
+            response = connection.getresponse()
+        except BaseException:  # raised again
+            connection.close()
+            pool._put_conn(connection)
+            raise
+        response._connection, response._pool = connection, pool
+        return response
 
 
 class PlainHTTPPool(PlainPool, urllib3.HTTPConnectionPool):

@@ -303,8 +303,9 @@ class Requester:
         where = self.where(at, stop)
         train, clock, fast = self.link.train(), self._clock, False
         try:
+            self.link.pipelines = head.pipelines and not callable(self._options.headers)
             if lane is not None:
-                lane.open = self.link.pipelines = head.pipelines and lane.like is not None
+                lane.open = head.pipelines and lane.like is not None
             while at < stop:
                 began = clock()
                 count = yield from sink.take(at, min(LARGE_PIECE if fast else PIECE, stop - at), whole=fast)

@@ -6,10 +6,12 @@ The process's pools (`_pools.py`) serve all files; a caller's pool is used and n
 from __future__ import annotations
 
 import contextlib
+import http.client
 import itertools
 import logging
 import os
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +60,12 @@ class Urllib3Transport:
     def __init__(self, options: Options) -> None:
         self.pool: urllib3.PoolManager | None = options.pool
         self.timeout = pool_timeout(options.timeout)
+        self._between: Any = None
+        """Seconds between bytes, where no time goes by to connect."""
+        if self.timeout is not None:
+            started = self.timeout.clone()
+            started.start_connect()
+            self._between = started.read_timeout
         self._hosts: dict[str, urllib3.HTTPConnectionPool | None] = {}
 
     def exchange(self) -> Urllib3Exchange:
@@ -79,6 +87,10 @@ class Urllib3Transport:
     def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | PlainResponse:
         """Send a request."""
         host = self.host(url)
+        if method == "GET" and isinstance(host, PlainPool):
+            response: PlainResponse | None = host.ask_idle(path(url), headers, self._between)
+            if response is not None:
+                return response
         options: dict[str, Any] = {"preload_content": False, "decode_content": False, "redirect": False}
         options |= {"headers": headers, "retries": _ONCE, "timeout": self.timeout}
         if host is not None:
@@ -199,7 +211,7 @@ class Urllib3Exchange:
                 headers.following = _named(then)
         try:
             response = self._transport.open(request.method, request.url, headers)
-        except (HTTPError, OSError, ValueError) as error:
+        except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
             raise translate(error) from error
         finally:
             self._sock = None
@@ -339,6 +351,8 @@ class Urllib3Exchange:
 
 def translate(error: Exception) -> TransportError:
     """urllib3's exception in words that show no credential (its own messages may hold the URL)."""
+    if isinstance(error, ssl.SSLError):
+        error = SSLError(error)
     if isinstance(error, ProxyError):
         return TransportError("the proxy cannot be reached or refuses", connect=True)
     if isinstance(error, NameResolutionError):

@@ -34,6 +34,11 @@ class Wishes:
         """Whether anything is wished for."""
         return bool(self._queue)
 
+    @property
+    def short(self) -> bool:
+        """Whether the latest wish is brought at once."""
+        return bool(self._queue) and not self._queue[0][1]
+
     def push(self, ranges: Iterable[ByteRange]) -> None:
         """Ranges, most wanted first, before all that was wished for earlier."""
         self._queue.extendleft(reversed([(item, item.length >= LONG) for item in ranges if item.start < item.stop]))
