@@ -34,6 +34,11 @@ class Gaps:
                 absent -= pages.missing_bytes(page, page + 1)
         return absent
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being fetched, or withheld: then all that is absent is unclaimed."""
+        return not (self._cache.busy or self._traps.withheld)
+
     def unclaimed(self, start: int, stop: int) -> list[ByteRange]:
         """The runs of whole pages in `[start, stop)` that are absent and that nobody fetches, in order."""
         gaps = self._pages.missing(start, stop)

@@ -48,27 +48,48 @@ _HEADERS_MOST = 100  # as http.client has it
 def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
     """Status, headers (names in lower case, repeated ones joined by commas) and Content-Length of a plain response's
     head, without the empty line at its end; None where it is not plain."""
+    # Two fields differ from response to response: the others are most often those of the one before.
+    length, block = _without(block, b"\r\nContent-Length:")
+    extent, block = _without(block, b"\r\nContent-Range:")
+    others = _plain_fields(block)
+    if others is None:
+        return None
+    status, headers = others
+    if length is None or not _LENGTH.fullmatch(length) or "content-length" in headers or "content-range" in headers:
+        return None
+    headers = {**headers, "content-length": length}
+    if extent is not None:
+        headers["content-range"] = extent
+    return status, headers, int(length)
+
+
+def _without(block: bytes, name: bytes) -> tuple[str | None, bytes]:
+    """The value of the first field that begins so, None where there is none, and the other lines."""
+    start = block.find(name)
+    if start < 0:
+        return None, block
+    value, separator, rest = block[start + len(name) :].partition(b"\r\n")
+    if b"\n" in value or b"\r" in value:
+        return None, block
+    return value.decode("latin-1").strip(" \t"), block[:start] + separator + rest
+
+
+@functools.lru_cache(64)
+def _plain_fields(block: bytes) -> tuple[int, dict[str, str]] | None:
+    """Status and headers; nobody changes them."""
     if not _PLAIN.match(block):
         return None
     lines = block.decode("latin-1").split("\r\n")
     headers: dict[str, str] = {}
     for line in lines[1:]:
-        field = _field(line)
-        if field is None:
+        match = _FIELD.fullmatch(line)
+        if match is None:
             return None
-        name, value = field
+        name, value = match[1].lower(), match[2].strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    length = headers.get("content-length", "")
-    if len(lines) > _HEADERS_MOST or "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
+    if len(lines) > _HEADERS_MOST - 2 or "transfer-encoding" in headers:
         return None
-    return int(block[9:12]), headers, int(length)
-
-
-@functools.lru_cache(256)  # most lines of a response are those of the one before
-def _field(line: str) -> tuple[str, str] | None:
-    """Name, in lower case, and value of a line of a head; None: it is none (RFC 9112 section 5)."""
-    match = _FIELD.fullmatch(line)
-    return (match[1].lower(), match[2].strip(" \t")) if match else None
+    return int(block[9:12]), headers
 
 
 def _head_end(data: bytearray, start: int, stop: int) -> int:

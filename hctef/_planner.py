@@ -290,6 +290,8 @@ class Planner(Delivery):
         return found
 
     def _unclaimed(self, missing: Iterable[ByteRange]) -> list[ByteRange]:
+        if self._gaps.idle:
+            return list(missing)
         return [gap for run in missing for gap in self._gaps.unclaimed(*run)]
 
     def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
