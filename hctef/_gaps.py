@@ -29,15 +29,15 @@ class Gaps:
         claims = self._cache.claims(at, stop) if absent else ()
         for claim in claims:
             absent -= pages.missing_bytes(max(at, claim.start), min(stop, claim.stop))
-        for page in self._traps.withheld if absent else ():
-            if at <= page < stop and not any(claim.start <= page < claim.stop for claim in claims):
+        for page in self._traps.withheld(at, stop) if absent else ():
+            if not any(claim.start <= page < claim.stop for claim in claims):
                 absent -= pages.missing_bytes(page, page + 1)
         return absent
 
     @property
     def idle(self) -> bool:
         """Whether nothing is being fetched, or withheld: then all that is absent is unclaimed."""
-        return not (self._cache.busy or self._traps.withheld)
+        return not (self._cache.busy or self._traps.withholds)
 
     def unclaimed(self, start: int, stop: int) -> list[ByteRange]:
         """The runs of whole pages in `[start, stop)` that are absent and that nobody fetches, in order."""
@@ -45,7 +45,7 @@ class Gaps:
         if not gaps:
             return gaps
         taken = [(claim.start, claim.stop) for claim in self._cache.claims(gaps[0].start, gaps[-1].stop)]
-        taken += [(page, page + PAGE) for page in self._traps.withheld]
+        taken += [(page, page + PAGE) for page in self._traps.withheld(gaps[0].start, gaps[-1].stop)]
         return [part for gap in gaps for part in subtract(gap, sorted(taken))] if taken else gaps
 
     def first(self, start: int, stop: int, most: int) -> ByteRange | None:
@@ -98,12 +98,12 @@ class Gaps:
             return start
         end = self._pages.missing_end(start, limit)
         taken = [claim.start for claim in self._cache.claims(start, end)] if end > start else []
-        taken += [page for page in self._traps.withheld if start <= page < end]
+        taken += self._traps.withheld(start, end)
         return max(start, min([end, *taken]))
 
     def _free_start(self, stop: int, limit: int) -> int:
         """How far back from page boundary `stop` pages are absent and unclaimed, not before `limit`."""
         start = self._pages.missing_start(stop, limit) if stop > limit else stop
         taken = [claim.stop for claim in self._cache.claims(start, stop)] if stop > start else []
-        taken += [page + PAGE for page in self._traps.withheld if start <= page < stop]
+        taken += [page + PAGE for page in self._traps.withheld(start, stop)]
         return min(stop, max([start, *taken]))

@@ -25,8 +25,8 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-STAGING = 16 * 1024
-"""Bytes of a connection's buffer: a head, and a small body with it."""
+STAGING = 20 * 1024
+"""Bytes of a connection's buffer: a head, and the smallest block with it."""
 PIPELINED_STAGING = 64 * 1024
 """The same where responses come one behind the other: several at once, for each receive may wait for the GIL."""
 IDLE_SECONDS = 1.0

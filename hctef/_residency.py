@@ -137,7 +137,7 @@ class Residency:
         return bool(pages)
 
     def _withheld(self) -> list[ByteRange]:
-        return [ByteRange(page, min(page + PAGE, self.size)) for page in self._traps.withheld]
+        return [ByteRange(page, min(page + PAGE, self.size)) for page in self._traps.withheld(0, self.size)]
 
     # room
 

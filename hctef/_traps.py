@@ -8,10 +8,55 @@ request, no copy: a sprung trap costs as much as a miss without the network.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+
 from hctef._ranges import PAGE
 
 MOST = 256
 """Traps at once: those of readers that went elsewhere are never sprung, and are the first to go."""
+
+
+class _Pages:
+    """Offsets of pages, by their order and by their age."""
+
+    __slots__ = ("_ages", "_order")
+
+    def __init__(self) -> None:
+        self._ages: dict[int, None] = {}
+        self._order: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def oldest(self) -> int:
+        return next(iter(self._ages))
+
+    def add(self, page: int) -> None:
+        if page not in self._ages:
+            self._ages[page] = None
+            insort(self._order, page)
+
+    def touch(self, start: int, stop: int) -> bool:
+        """Whether any is in `[start, stop)`."""
+        order = self._order
+        index = bisect_left(order, start)
+        return index < len(order) and order[index] < stop
+
+    def within(self, start: int, stop: int) -> list[int]:
+        """Those in `[start, stop)`, sorted."""
+        index = bisect_left(self._order, start)
+        return self._order[index : bisect_left(self._order, stop, index)]
+
+    def take(self, start: int, stop: int) -> list[int]:
+        """Remove those in `[start, stop)`; return them, sorted."""
+        index = bisect_left(self._order, start)
+        end = bisect_left(self._order, stop, index)
+        taken = self._order[index:end]
+        for page in taken:
+            del self._ages[page]
+        del self._order[index:end]
+        return taken
 
 
 class Traps:
@@ -20,45 +65,41 @@ class Traps:
     __slots__ = ("_armed", "_withheld")
 
     def __init__(self) -> None:
-        self._armed: dict[int, None] = {}
-        self._withheld: dict[int, None] = {}
+        self._armed, self._withheld = _Pages(), _Pages()
 
     def __bool__(self) -> bool:
         return bool(self._armed or self._withheld)
 
     @property
-    def withheld(self) -> list[int]:
-        """The pages that have come and were not touched yet, sorted."""
-        return sorted(self._withheld) if self._withheld else []
+    def withholds(self) -> bool:
+        """Whether any page is withheld."""
+        return bool(self._withheld)
+
+    def withheld(self, start: int, stop: int) -> list[int]:
+        """The pages that begin in `[start, stop)`, have come, and were not touched yet, sorted."""
+        return self._withheld.within(start, stop) if self._withheld else []
 
     def arm(self, page: int) -> int | None:
         """Withhold an absent page when it comes. Returns a page to disarm in its place, where there are too many."""
-        self._armed[page] = None
+        self._armed.add(page)
         if len(self._armed) + len(self._withheld) <= MOST:
             return None
-        return next(iter(self._withheld or self._armed))
+        return (self._withheld or self._armed).oldest
 
     def came(self, start: int, stop: int) -> list[int]:
         """Pages `[start, stop)` have come. Returns those of them to withhold, sorted."""
-        if not self._armed:
-            return []
-        found = sorted(page for page in self._armed if start <= page < stop)
+        found = self._armed.take(start, stop) if self._armed else []
         for page in found:
-            del self._armed[page]
-            self._withheld[page] = None
+            self._withheld.add(page)
         return found
 
     def touches(self, start: int, stop: int) -> bool:
         """Whether there is any trap in `[start, stop)`."""
         first = start - start % PAGE
-        return any(first <= page < stop for page in (*self._armed, *self._withheld))
+        return self._armed.touch(first, stop) or self._withheld.touch(first, stop)
 
     def disarm(self, start: int, stop: int) -> list[int]:
         """No trap is left in `[start, stop)`. Returns the pages that were withheld there: they are to be marked."""
         first = start - start % PAGE
-        for page in [page for page in self._armed if first <= page < stop]:
-            del self._armed[page]
-        found = [page for page in self._withheld if first <= page < stop]
-        for page in found:
-            del self._withheld[page]
-        return found
+        self._armed.take(first, stop)
+        return self._withheld.take(first, stop)

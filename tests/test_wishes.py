@@ -32,7 +32,7 @@ def test_a_trap_withholds_its_page_once() -> None:
     assert traps.arm(3 * PAGE) is None
     assert traps.came(0, 3 * PAGE) == []
     assert traps.came(2 * PAGE, 5 * PAGE) == [3 * PAGE]
-    assert traps.withheld == [3 * PAGE]
+    assert traps.withheld(0, SIZE) == [3 * PAGE]
     assert traps.touches(3 * PAGE + 5, 3 * PAGE + 6)
     assert not traps.touches(4 * PAGE, 9 * PAGE)
     assert traps.disarm(3 * PAGE + 5, 3 * PAGE + 6) == [3 * PAGE]
