@@ -38,6 +38,9 @@ NEARBY = 0.002
 """Seconds. A longer round trip is of no line so fast that receives don't wait, and the lower bound is not asked there:
 a reader held up for a while would find bytes of a longer time than we know of."""
 
+WORK = 300e-6
+"""Seconds of this process's work that a request costs."""
+
 LEAST_SPAN = 0.01
 """Seconds that it is measured over, at least. A thread that waits for the GIL finds what came meanwhile (5 ms, of two
 such threads) at memory's speed, and seems to have waited for it: over less time such rates were 10 times the line's."""
@@ -98,8 +101,9 @@ class Link:
 
     @property
     def product(self) -> float:
-        """Bandwidth x round trip: the bytes that a round trip is worth."""
-        return self.bandwidth * self.round_trip
+        """Bandwidth x round trip: the bytes that a round trip is worth; over a near line with the work that goes with
+        it."""
+        return self.bandwidth * (self.round_trip + WORK if self.near else self.round_trip)
 
     def answered(self, seconds: float) -> None:
         """A response's head came so long after its request was sent (or its connection was begun)."""

@@ -13,8 +13,8 @@ Extra bytes cost time on the line, a miss costs a round trip. Both are measured 
 - Rents (ski rental, Karlin et al. 1988): a region whose misses have cost as much as its bytes would is bought, at
   every scale up to the whole file; whatever comes, that costs at most about twice the better choice. Where reads show
   no locality, to wait for so long teaches nothing: a quarter of the price is enough, since what is bought comes
-  behind the reader, whose own requests go first (on a near line both are this process's work, and it is not). Where
-  memory is bounded, what is bought goes again: only where reads show locality is anything bought, and rents count
+  behind the reader, whose own requests go first (on a near line block by block, each when it is missed). Where memory
+  is bounded, what is bought goes again: only where reads show locality is anything bought, and rents count
   for as long as it would stay.
 
 Nothing is known of hits: they are free because nobody is told of them. Where one must be heard of, to keep a window
@@ -156,7 +156,7 @@ class Policy(Pace):
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
         if self._unexplained and not self.paying:  # after that it waits for our own bytes
-            ratio = min(4.0, max(1.0, seconds / self._link.round_trip))
+            ratio = min(4.0, max(1.0, seconds * self._link.bandwidth / self._link.product))
             self._slowness += (ratio - self._slowness) / 8
 
     def access(self, start: int, stop: int, now: float, *, missing: bool, trapped: bool = False) -> Advice:
@@ -232,7 +232,6 @@ class Policy(Pace):
                 self._absent,
                 self._window,
                 local=local,
-                eager=not self._link.near,
             )
             if self._link.near:
                 block = self._bought(start, block)

@@ -4,6 +4,7 @@ warmest connection of a host first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -59,10 +60,8 @@ class PlainPool:
             return None
         try:
             connection.timeout = timeout
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was closed, perhaps after an answer
                 connection.request("GET", path, headers=headers, preload_content=False)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it was closed, perhaps after an answer
             response = connection.getresponse()
         except BaseException:  # raised again
             connection.close()

@@ -194,11 +194,9 @@ class Rents:
         most: int,
         *,
         local: bool,
-        eager: bool,
     ) -> ByteRange | None:
         """A miss at `start` has cost a round trip, worth `price` bytes. Returns the region that is to be bought, of
-        at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves; `eager`: what
-        is bought comes behind the reader, at no cost to him."""
+        at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves."""
         if self.holding(start) is not None:
             self.since = 0
             self._again += 1
@@ -214,7 +212,7 @@ class Rents:
             rent = count * price
             if local:
                 rent /= 1.5
-            elif eager and bits == self._bits[-1] and count >= EAGER:
+            elif bits == self._bits[-1] and count >= EAGER:
                 rent *= 3
             low = key << bits
             length = min(self._size, low + (1 << bits)) - low
