@@ -164,18 +164,23 @@ class Planner(Delivery):
 
         What is long and must be fetched comes behind the copying, in order.
         """
-        window = self.window
+        window, at, coming = self.window, start, False
         if self.options.max_resident_bytes is None and self.pager is None and stop - start > LONG:
             window = LONG
             if not self.pages.resident(start, stop):
                 whole = align(start, stop, self.size)
                 self.arena.expect(*whole)
                 self._wishes.push([whole])
-                if not self.link.near:
+                coming = not self.link.near
+                if coming:
                     first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))
                     yield FetchPlan(background=self._join(self._claim(self._unclaimed([first]))))
-        for at in range(start, stop, window):
+        while at < stop:
             end = min(stop, at + window)
+            if coming:  # what nobody asked for yet will come on a connection that is under way: any other is cold
+                gaps = self._gaps.unclaimed(at, end)
+                end = max(gaps[0].start, at) if gaps else end
+                end = end if end > at else min(stop, at + window)
             pin = yield from self.read(at, end)
             try:
                 for begin in range(at, end, piece or end - at):
@@ -184,6 +189,7 @@ class Planner(Delivery):
                         yield Call(lambda begin=begin, source=source: put(begin, source))  # type: ignore[misc]
             finally:
                 self.unpin(pin)
+            at = end
 
     def fetch(self, wanted: list[ByteRange]) -> PlanGen[None]:
         """Make sorted, disjoint ranges resident, each byte asked for once over all readers."""

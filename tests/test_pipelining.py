@@ -197,6 +197,20 @@ def test_a_whole_file_is_asked_for_behind_its_end(range_server: RangeServer, url
     assert range_server.sent_twice() == []
 
 
+def test_a_whole_file_comes_on_connections_that_are_under_way(
+    range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who copies it out waits for what will come, and asks for none of it on a cold connection."""
+    monkeypatch.setattr("hctef._planner.FIRST_PIECE", 512 * 1024)
+    monkeypatch.setattr("hctef._planner.LONG", 2 * 1024 * 1024)
+    range_server.behave("f", *FAR)
+    with hctef.HttpFile(url, prefetch_bytes=65_536) as file:
+        assert file.read() == DATA
+    second = next(request for request in range_server.log if request.asked.startswith("bytes=524288-"))
+    assert second.ahead
+    assert range_server.sent_twice() == []
+
+
 @pytest.mark.parametrize("name", SPOILT)
 @pytest.mark.parametrize("known", [None, True])
 def test_what_goes_wrong_in_a_stream_changes_no_byte(
