@@ -33,6 +33,11 @@ PIPELINED_BYTES = 1024 * 1024
 """That they ask for, together: more would be in the way of a reader whose request comes later."""
 
 
+PATIENT = 16 * 1024
+"""Bytes that come at once of what no reader waits for: a cold connection brings 2 KB at a time, and to wake for each
+costs more than their copy."""
+
+
 class Cancelled(Exception):
     """The file was closed, or the reader that asked for these bytes gave up."""
 
@@ -180,7 +185,8 @@ class Delivery(Residency):
                 self._feed(lane)
 
         if stop > claim.start:
-            yield from self.requester.fetch(claim.start, stop, self.arena_sink(), commit, lane)
+            least = 1 if claim.urgent else PATIENT
+            yield from self.requester.fetch(claim.start, stop, self.arena_sink(least), commit, lane)
         if coming and tail is not None:
             yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
             remnant, self._remnant = self._remnant, ByteRange(0, 0)
@@ -205,9 +211,9 @@ class Delivery(Residency):
             self._arrived(claim.at, upto)
             claim.advance(upto)
 
-    def arena_sink(self) -> Sink:
-        """Puts bytes into the arena: straight from the socket where it has room for that."""
-        return Sink(Fill, self.arena.room)
+    def arena_sink(self, least: int = 1) -> Sink:
+        """Puts bytes into the arena: straight from the socket where it has room for that. `least`: see `Sink`."""
+        return Sink(Fill, self.arena.room, least=least)
 
     def give_back(self, claim: Claim) -> None:
         """Fetched or not, nobody brings it any longer. Once is enough; more does nothing."""

@@ -42,8 +42,8 @@ class Exchange(Protocol):
     def receive(self, limit: int) -> bytes:
         """At least one byte of the body and at most `limit`; b'' at its end."""
 
-    def receive_into(self, room: memoryview, *, whole: bool) -> int:
-        """The same into `room`, which is not empty; `whole`: as many as fit. Returns how many bytes came."""
+    def receive_into(self, room: memoryview, least: int) -> int:
+        """The same into `room`, which is not empty; `least` bytes at least, but at the end. Returns how many came."""
 
     def drop(self) -> None:
         """Put the response away: back into the pool where nothing is left to read, else closed."""
@@ -227,7 +227,7 @@ class Driver:
             case Receive():
                 if step.into is None:
                     return exchange.receive(step.limit)
-                return exchange.receive_into(step.into, whole=step.whole)
+                return exchange.receive_into(step.into, step.least)
             case Fill():
                 self.planner.arena.fill(step.start, step.data)
             case FetchPlan():

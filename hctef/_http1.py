@@ -33,6 +33,9 @@ IDLE_SECONDS = 1.0
 """After about so long without anything to send (a retransmission timeout) a sender begins slowly again (RFC 5681
 section 4.1)."""
 
+WAKE_LEAST, WAKE_MOST = 2 * 1024, 256 * 1024
+"""Bytes that are waited for by the kernel, so that this process wakes once for them (SO_RCVLOWAT, socket(7))."""
+
 SEGMENT = 64 * 1024
 """Bytes: the longest segment (over loopback), the last of which a sender may hold back."""
 
@@ -155,29 +158,33 @@ class PlainResponse:
         count: int = self._connection.unanswered
         return count
 
-    def readinto(self, room: memoryview, *, whole: bool) -> int:
-        """Receive bytes of the body; `whole`: as many as fit. 0: nothing is left, or the connection ended early."""
+    def readinto(self, room: memoryview, least: int) -> int:
+        """Receive bytes of the body, `least` of them at least, where so many are left and fit. 0: nothing is left, or
+        the connection ended early."""
         room = room[: self.left]
         most, count, ahead = len(room), 0, self._ahead
         if ahead:
             count = min(most, len(ahead))
             room[:count] = ahead[:count]
             self._ahead = ahead[count:]
-        while count < most and (whole or not count):
+        least = min(max(1, least), most)
+        while count < least:
             if self.left - count <= SEGMENT:
                 _acknowledge(self.sock)
-            came = self.sock.recv_into(room[count:])
+            came = self._connection.receive(room[count:], least - count)
             if not came:
                 self.persistent = False
                 break
             count += came
+            if came < self._connection.wakes_at:  # the timeout was over, or the connection ended
+                break
         self.left -= count
         return count
 
     def read(self, limit: int) -> bytes:
         """Receive at least one byte of the body, and at most `limit`; b'' where `readinto` returns 0."""
         room = bytearray(min(limit, self.left, STAGING * 16))
-        count = self.readinto(memoryview(room), whole=False)
+        count = self.readinto(memoryview(room), 1)
         return bytes(memoryview(room)[:count])
 
     def drain(self) -> None:
@@ -273,6 +280,8 @@ class _Plain:
     _staging: bytearray | None = None
     _over = (0, 0)
     """Where in it bytes of the next response are."""
+    wakes_at = 1
+    """How many bytes must have come for a receive to return."""
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         connection: Any = self
@@ -308,8 +317,30 @@ class _Plain:
         now = time.monotonic()
         self.carried, self.used = count + self.warmth(now), now
 
+    def receive(self, room: memoryview, least: int) -> int:
+        """Receive into `room`; wake when `least` bytes have come, or no more will. 0: the connection ended."""
+        sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
+        least = min(least, WAKE_MOST) if least >= WAKE_LEAST and type(sock) is socket.socket else 1
+        if least != self.wakes_at:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self.wakes_at = least
+        try:
+            count: int = sock.recv_into(room)
+        except TimeoutError:
+            if least == 1:
+                raise
+            usual = sock.gettimeout()
+            sock.settimeout(0)  # what came, though it came slowly
+            try:
+                count = sock.recv_into(room)
+            except BlockingIOError:
+                raise TimeoutError("timed out") from None
+            finally:
+                sock.settimeout(usual)
+        return count
+
     def close(self) -> None:
-        self.unanswered, self._over = 0, (0, 0)
+        self.unanswered, self._over, self.wakes_at = 0, (0, 0), 1
         self.carried = 0
         super().close()  # type: ignore[misc]  # as above
 
@@ -370,7 +401,7 @@ class _Plain:
         while not head and end < len(view):
             if end:
                 _acknowledge(sock)
-            came = sock.recv_into(view[end:])
+            came = self.receive(view[end:], 1)
             if not came:  # http.client would take what came for the whole head
                 raise http.client.RemoteDisconnected("the connection ended before the end of the response's head")
             head = _head_end(staging, max(0, end - 3), end + came)

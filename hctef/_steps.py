@@ -69,12 +69,12 @@ class Ahead:
 
 
 class Receive:
-    __slots__ = ("into", "limit", "whole")
+    __slots__ = ("into", "least", "limit")
 
-    def __init__(self, limit: int, into: memoryview | None = None, whole: bool = False) -> None:
-        """`into`: room for `limit` bytes: they are put there. `whole`: as many as there is room for, fewer only at the
-        end: where they come fast, steps cost more than waiting."""
-        self.limit, self.into, self.whole = limit, into, whole
+    def __init__(self, limit: int, into: memoryview | None = None, least: int = 1) -> None:
+        """`into`: room for `limit` bytes: they are put there. `least`: so many are waited for, fewer come only at the
+        end: where nobody waits for the first of them, steps cost more than waiting."""
+        self.limit, self.into, self.least = limit, into, least
 
 
 class Drop:

@@ -57,19 +57,22 @@ class Sink:
     """Where the bytes of a body go. `put` makes the step that stores a piece; `room`, where it has any, is where they
     can be received instead."""
 
-    __slots__ = ("_staging", "put", "room")
+    __slots__ = ("_least", "_staging", "put", "room")
 
     def __init__(
         self,
         put: Callable[[int, bytes | memoryview], Step],
         room: Callable[[int, int], memoryview | None] | None = None,
+        *,
+        least: int = 1,
     ) -> None:
-        self.put, self.room = put, room
+        """`least`: bytes to wait for, each time."""
+        self.put, self.room, self._least = put, room, least
         self._staging: memoryview | None = None
 
     def take(self, at: int, limit: int, *, whole: bool) -> PlanGen[int]:
-        """Receive at most `limit` bytes, which belong at `at`. Returns how many came, 0 at the body's end. See
-        `Receive` for `whole`."""
+        """Receive at most `limit` bytes, which belong at `at`; `whole`: as many, where so many are left. Returns how
+        many came, 0 at the body's end."""
         if self.room is None:
             data: bytes = yield Receive(limit)
             if data:
@@ -81,7 +84,7 @@ class Sink:
             if self._staging is None or len(self._staging) < limit:
                 self._staging = memoryview(bytearray(limit))
             into = self._staging[:limit]
-        count: int = yield Receive(len(into), into, whole)
+        count: int = yield Receive(len(into), into, len(into) if whole else self._least)
         if count and not direct:
             yield self.put(at, into[:count])
         return count

@@ -141,14 +141,14 @@ class _Response:
             return 0
         return left
 
-    def readinto(self, room: memoryview, *, whole: bool) -> int:
+    def readinto(self, room: memoryview, least: int) -> int:
         response = self._response
         body = response._fp  # http.client's; urllib3's own readinto reads into bytes first, and copies them
         if response.chunked or body is None or not body.length or body.fp is None:
             data = self.read(len(room))
             room[: len(data)] = data
             return len(data)
-        count: int = (body.fp.readinto if whole else body.fp.readinto1)(room[: body.length])
+        count: int = (body.fp.readinto if least >= len(room) else body.fp.readinto1)(room[: body.length])
         body.length -= count
         response.length_remaining = body.length  # else urllib3 takes the body for cut, and closes
         if not body.length:
@@ -305,12 +305,12 @@ class Urllib3Exchange:
             self._close()
             raise translate(error) from error
 
-    def receive_into(self, room: memoryview, *, whole: bool) -> int:
+    def receive_into(self, room: memoryview, least: int) -> int:
         response = self._response
         if response is None:
             return 0
         try:
-            return response.readinto(room, whole=whole)
+            return response.readinto(room, least)
         except _BROKEN as error:
             self._close()
             raise translate(error) from error

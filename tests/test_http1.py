@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -101,7 +101,7 @@ def get(exchange: Urllib3Exchange, url: str, **headers: str) -> tuple[int, dict[
     """Status, headers and body of an answer; of the body no more than was announced."""
     head = exchange.send(Send("GET", url, {"Range": "bytes=0-9", **headers}))
     room, count = memoryview(bytearray(64)), 0
-    while came := exchange.receive_into(room[count:], whole=False):
+    while came := exchange.receive_into(room[count:], 1):
         count += came
     exchange.drop()
     return head.status, dict(head.headers), bytes(room[:count])
@@ -143,6 +143,54 @@ def test_any_answer_is_read(name: str) -> None:
             assert headers["etag"] == '"x"'
             assert headers["x-two"] == "a, b"
         assert server.connections == (1 if name in KEPT else 2)
+
+
+LONG = bytes(range(256)) * 40
+LONG_HEAD = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-10239/10240\r\nContent-Length: 10240\r\n\r\n"
+
+
+def received(exchange: Urllib3Exchange, url: str, least: int) -> Generator[bytes]:
+    """What each receive of an answer of `LONG` brings."""
+    exchange.send(Send("GET", url, {"Range": "bytes=0-10239"}))
+    room, count = memoryview(bytearray(len(LONG))), 0
+    try:
+        while count < len(LONG):
+            came = exchange.receive_into(room[count:], least)
+            yield bytes(room[count : count + came])
+            count += came
+    finally:
+        exchange.drop()
+
+
+@pytest.mark.parametrize("step", [100, 1400, 3000])
+def test_so_many_bytes_are_waited_for(step: int) -> None:
+    """`least`, and all that is left where that is less; the connection then wakes for the next answer's first byte."""
+    pieces = [LONG_HEAD, *(LONG[at : at + step] for at in range(0, len(LONG), step))]
+    with scripted(pieces, pieces, [HEAD + b"\r\n" + BODY]) as server:
+        transport = Urllib3Transport(Options(timeout=5))
+        for least in (3000, len(LONG)):
+            parts = list(received(transport.exchange(), server.url, least))
+            assert b"".join(parts) == LONG
+            assert all(len(part) >= least for part in parts[:-1])
+        assert get(transport.exchange(), server.url)[2] == BODY
+        assert server.connections == 1
+
+
+def test_what_came_before_a_pause_is_not_lost() -> None:
+    """A server that pauses for longer than the timeout: first its bytes, though fewer than were waited for."""
+    with scripted([LONG_HEAD, LONG[:3000]]) as server:
+        parts = received(Urllib3Transport(Options(timeout=0.3)).exchange(), server.url, len(LONG))
+        assert next(parts) == LONG[:3000]
+        with pytest.raises(TransportError, match="within the timeout"):
+            next(parts)
+
+
+def test_a_cut_ends_the_waiting_for_many_bytes() -> None:
+    with scripted([LONG_HEAD, LONG[:3000], None]) as server:
+        parts = received(Urllib3Transport(Options(timeout=30)).exchange(), server.url, len(LONG))
+        assert next(parts) == LONG[:3000]
+        assert next(parts) == b""
+        parts.close()
 
 
 def test_a_cut_body_is_noticed() -> None:

@@ -203,7 +203,7 @@ def test_a_whole_file_comes_on_connections_that_are_under_way(
     """Who copies it out waits for what will come, and asks for none of it on a cold connection."""
     monkeypatch.setattr("hctef._planner.FIRST_PIECE", 512 * 1024)
     monkeypatch.setattr("hctef._planner.LONG", 2 * 1024 * 1024)
-    range_server.behave("f", *FAR)
+    range_server.behave("f", *FAR, times(1, trickle(1e6)))
     with hctef.HttpFile(url, prefetch_bytes=65_536) as file:
         assert file.read() == DATA
     second = next(request for request in range_server.log if request.asked.startswith("bytes=524288-"))
@@ -313,7 +313,7 @@ def test_responses_are_told_apart_wherever_they_are_cut(sizes: list[int], cuts: 
             assert response.unanswered == len(bodies) - 1 - number
             room, count = memoryview(bytearray(len(body) + 1)), 0
             while count < len(body):
-                came = response.readinto(room[count : count + step], whole=False)
+                came = response.readinto(room[count : count + step], 1)
                 assert came
                 count += came
             assert bytes(room[:count]) == body
