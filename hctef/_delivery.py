@@ -185,7 +185,7 @@ class Delivery(Residency):
                 self._feed(lane)
 
         if stop > claim.start:
-            least = 1 if claim.urgent else PATIENT
+            least = 1 if claim.urgent or self.link.near else PATIENT
             yield from self.requester.fetch(claim.start, stop, self.arena_sink(least), commit, lane)
         if coming and tail is not None:
             yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
