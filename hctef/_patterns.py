@@ -3,12 +3,18 @@
 Run: reads that go on where the one before ended, either way, with small gaps. Stride: runs that begin at equal
 distances. What tells of places, not of an order, is in `_regions.py`.
 
+Lattice: long reads whose places repeat at the same distances, in any order: columns of a table that several threads
+read.
+
 How long will a pattern go on? Nobody knows, but what has gone on for n is as likely as not to go on for another n
 (Lindy's law: the chance to reach n + w is n / (n + w)); and the patterns before in the same file have told how far
 they went (`Survival`: an estimator of Kaplan and Meier's kind, with that law as its prior).
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container
 
 from hctef._ranges import PAGE
 
@@ -226,3 +232,112 @@ class Strides:
             self.good.pop(key, None)
         if len(table) > 256:
             del table[next(iter(table))]
+
+
+LATEST = 32
+"""Long reads that a lattice is sought in."""
+DISTANCES = 12
+"""The distances that were seen most often between them, which foretell others."""
+SEEN = 6
+"""Reads after which it is tried."""
+SUPPORT = 12
+"""Less may be chance."""
+TRUST = 6
+"""Places that are foretold before any came true; two more for each that did. With 10, groups of three reads at one
+distance, each group somewhere else, would waste 74 reads, with 6 they waste 7."""
+FRONT = 6
+"""Reads that tell where the next ones are."""
+FORGOTTEN = 24
+"""Reads after which what was foretold and did not come is held to be wrong."""
+
+
+class Lattice:
+    """Finds where else long reads are, whatever their order: by autocorrelation. A distance has as many votes as there
+    are pairs of reads at it; a place has, as support, the squares of the votes of all distances at which it lies from a
+    read. It is foretold where it has half the support of most places that were read."""
+
+    __slots__ = ("_foretold", "_reads", "_votes", "right", "wrong")
+
+    def __init__(self) -> None:
+        self._reads: deque[tuple[int, int]] = deque(maxlen=LATEST)
+        self._votes: dict[int, list[int]] = {}  # by distance in pages: how many, and one of them in bytes
+        self._foretold: dict[int, int] = {}  # by place in pages: after how many reads it is wrong
+        self.right = self.wrong = 0
+
+    @property
+    def chance(self) -> float:
+        """That what it foretells is read: Laplace's rule of succession."""
+        return (self.right + 1) / (self.right + self.wrong + 2)
+
+    def expects(self, start: int) -> bool:
+        """Whether a read at `start` was foretold."""
+        return bool(self._foretold) and _nearby(self._foretold, start) is not None
+
+    def read(self, start: int, size: int) -> None:
+        """A long read began."""
+        key = _nearby(self._foretold, start)
+        if key is not None:
+            del self._foretold[key]
+            self.right += 1
+        for key in list(self._foretold):
+            self._foretold[key] -= 1
+            if not self._foretold[key]:
+                del self._foretold[key]
+                self.wrong += 1
+        if self.right + self.wrong > LATEST:
+            self.right, self.wrong = self.right // 2, self.wrong // 2
+        if len(self._votes) > LATEST * LATEST:
+            self._votes.clear()
+        for at, length in self._reads:
+            if abs(length - size) * 4 <= size:
+                distance = abs(start - at)
+                key = _nearby(self._votes, distance)
+                if key is not None:
+                    self._votes[key][0] += 1
+                else:
+                    self._votes[(distance + HALF) // PAGE] = [1, distance]
+        self._reads.append((start, size))
+
+    def foretell(self, size: int, end: int) -> list[int]:
+        """Where reads of about `size` bytes are to be expected before `end`, besides those that were foretold before:
+        as many as it may be trusted with, those nearest to the latest reads first."""
+        room = (TRUST + 2 * self.right if self.chance >= 1 / 2 else 0) - len(self._foretold)
+        if len(self._reads) < SEEN or room <= 0:
+            return []
+        known = {(at + HALF) // PAGE for at, _ in self._reads}
+        votes = sorted((vote for vote in self._votes.values() if vote[0] > 1), reverse=True)[:DISTANCES]
+        support: dict[int, list[int]] = {}
+        for at, length in self._reads:
+            if abs(length - size) * 4 > size:
+                continue
+            for count, distance in votes:
+                for place in (at + distance, at - distance):
+                    if not 0 <= place < end:
+                        continue
+                    key = _nearby(support, place)
+                    if key is not None:
+                        support[key][0] += count * count
+                    else:
+                        support[(place + HALF) // PAGE] = [count * count, place]
+        usual = sorted(count for count, place in support.values() if _nearby(known, place) is not None)
+        least = max(SUPPORT, usual[len(usual) // 2] // 2 if usual else 0)
+        front = sorted(at for at, _ in list(self._reads)[-FRONT:])[FRONT // 2]
+        places = [
+            place
+            for count, place in support.values()
+            if count >= least and _nearby(known, place) is None and _nearby(self._foretold, place) is None
+        ]
+        places = sorted(places, key=lambda place: abs(place - front))[:room]
+        for place in places:
+            self._foretold[(place + HALF) // PAGE] = FORGOTTEN
+        return places
+
+
+def _nearby(table: Container[int], offset: int) -> int | None:
+    """The page in a table at which something within a page of `offset` stands."""
+    page = (offset + HALF) // PAGE
+    if page in table:
+        return page
+    if page - 1 in table:
+        return page - 1
+    return page + 1 if page + 1 in table else None

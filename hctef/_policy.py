@@ -8,6 +8,7 @@ Extra bytes cost time on the line, a miss costs a round trip. Both are measured 
 - Runs: what has been read sequentially for n bytes goes on for w more with chance n / (n + w), or as the runs before
   it did; so the bytes asked for ahead grow with the bytes read, up to what keeps the line busy.
 - Strides: three equal steps foretell the fourth; each that comes true foretells more.
+- Lattices: where long reads lie at the same few distances from each other, in whatever order they come, so do others.
 - Blocks: a miss fetches a block. Where other bytes of the blocks fetched before are read too, or missed beside them,
   larger ones are worth it.
 - Rents (ski rental, Karlin et al. 1988): a region whose misses have cost as much as its bytes would is bought, at
@@ -28,7 +29,7 @@ from typing import NamedTuple
 
 from hctef._link import Link
 from hctef._pace import Pace
-from hctef._patterns import Run, Stride, Strides, Survival
+from hctef._patterns import Lattice, Run, Stride, Strides, Survival
 from hctef._ranges import PAGE, ByteRange
 from hctef._regions import USUAL_BLOCK, Blocks, Rents
 
@@ -59,6 +60,8 @@ MOST = 32
 """Elements asked for at once, at most."""
 FREE = 256 * KIB
 """Bytes of a stride's elements that are asked for with any chance."""
+EDGE = 256
+"""Bytes by which places that repeat may be off."""
 IDLE = 0.5
 """What bytes cost that are fetched ahead: the line would be idle, perhaps."""
 DEEP = 6
@@ -101,6 +104,7 @@ class Policy(Pace):
         "_fits",
         "_hint",
         "_largest",
+        "_lattice",
         "_least",
         "_rents",
         "_runs",
@@ -140,6 +144,7 @@ class Policy(Pace):
         self._strides: list[Stride] = []  # latest first
         self._stride_survival = Survival()
         self._finder = Strides(RECENT)
+        self._lattice = Lattice()
         self._blocks = Blocks(size, stay=self._fits)
         self._rents = Rents(size)
         self._unexplained = False  # the latest access
@@ -183,6 +188,8 @@ class Policy(Pace):
                     del self._strides[index]
                     self._strides.insert(0, stride)
                 return self._stride_on(stride, steps, start, stop, missing=missing)
+        if self._lattice.expects(start):
+            return self._lattice_on(start, stop, missing=missing)
         if not missing:
             return Advice(ByteRange(start, stop))
         for run in self._runs[:NEAR]:
@@ -211,7 +218,11 @@ class Policy(Pace):
         self._remember(run)
         behind: list[ByteRange] = []
         traps: list[int] = []
-        if found is not None and self._pending(found[0]) < PENDING:
+        if stop - start >= COPY and not self._link.near:
+            self._lattice.read(start, stop - start)
+            if self._lattice.right > 1 or found is None:
+                self._foretell(stop - start, behind, traps)
+        if found is not None and not behind and self._pending(found[0]) < PENDING:
             stride = Stride(start, *found)
             self._strides.insert(0, stride)
             for old in self._strides[STRIDES:]:
@@ -395,6 +406,8 @@ class Policy(Pace):
         expected = stride.anchor + steps * stride.distance
         stride.anchor = start if -PAGE <= start - expected < PAGE else expected
         stride.length = max(stride.length, stop - stride.anchor)
+        if stop - start >= COPY and not self._link.near:
+            self._lattice.read(start, stop - start)
         begin, end = stride.element(0, self._least)
         run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, end))
         run.stride = stride
@@ -404,6 +417,26 @@ class Policy(Pace):
         self._elements(stride, behind, traps)
         block = self._clip(start, max(stop, end)) if missing else ByteRange(start, stop)
         return self._advice(block, behind, traps)
+
+    def _lattice_on(self, start: int, stop: int, *, missing: bool) -> Advice:
+        """A read that a lattice foretold."""
+        self._lattice.read(start, stop - start)
+        self._remember(Run(start, stop, start, stop))
+        behind: list[ByteRange] = []
+        traps: list[int] = []
+        self._foretell(stop - start, behind, traps)
+        return self._advice(ByteRange(start, stop), behind, traps)
+
+    def _foretell(self, size: int, behind: list[ByteRange], traps: list[int]) -> None:
+        """Ask for what a lattice foretells."""
+        p, product = self._lattice.chance, self._link.product
+        if p * product < (1 - p) * size:
+            return
+        for place in self._lattice.foretell(size, self._size):
+            begin, end = self._clip(place - EDGE, place + size + EDGE)
+            if self._absent(begin, end):
+                behind.append(ByteRange(begin, end))
+                traps.append(place // PAGE * PAGE)
 
     def _elements(self, stride: Stride, behind: list[ByteRange], traps: list[int]) -> None:
         """Ask for the elements of a stride that are worth it."""

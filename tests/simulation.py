@@ -435,7 +435,7 @@ def metadata(size: int = 512 * MIB, count: int = 600, seed: int = 0) -> Trace:
 
 def parquet(order: str = "threads", groups: int = 10, columns: Sequence[int] = (3, 10, 17)) -> Trace:
     """W9: what pyarrow 26 reads of 3 of 20 columns: whole column chunks, in the order of the row groups but for
-    threads, or column by column."""
+    threads, or mixed as `pyarrow.dataset` does it, or column by column."""
     size = 157397493 + max(0, groups - 10) * 15737541
     reads = [
         (4 + group * 15737541 + column * 786877 + (group % 3), 786877 + 2 * (column == 17 and group % 3 == 0))
@@ -446,6 +446,11 @@ def parquet(order: str = "threads", groups: int = 10, columns: Sequence[int] = (
         rng = random.Random(1)
         for i in range(len(reads) - 3):
             j = i + rng.choice([0, 0, 0, 1, 2, 3])
+            reads[i], reads[j] = reads[j], reads[i]
+    elif order == "mixed":
+        rng = random.Random(1)
+        for i in range(len(reads)):
+            j = min(len(reads) - 1, i + rng.randrange(14))
             reads[i], reads[j] = reads[j], reads[i]
     elif order == "columns":
         reads = [read for i in range(len(columns)) for read in reads[i :: len(columns)]]

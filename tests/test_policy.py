@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hctef._link import Link
+from hctef._patterns import Lattice
 from hctef._policy import Advice, Policy
 from hctef._ranges import PAGE, ByteRange
 from tests import simulation
@@ -52,6 +53,7 @@ MUST: list[tuple[Callable[[], Trace], float, float]] = [
     (simulation.parquet, 1.0, 4.0),
     (lambda: simulation.parquet("groups"), 1.0, 4.0),
     (lambda: simulation.parquet("columns"), 1.0, 4.0),
+    (lambda: simulation.parquet("mixed"), 0.8, 3.4),
     (simulation.ipc, 1.2, 5.0),
     (simulation.strided, 0.8, 3.0),
     (simulation.reverse_strided, 0.8, 3.0),
@@ -116,6 +118,7 @@ def test_never_much_worse_than_the_better_of_all_and_nothing(make: Callable[[], 
         simulation.zipf,
         simulation.chunked,
         simulation.parquet,
+        lambda: simulation.parquet("mixed"),
         simulation.ipc,
         simulation.bursts,
         simulation.rows,
@@ -285,6 +288,34 @@ def test_a_stride_of_long_reads_is_believed_step_by_step() -> None:
     assert asked[:3] == [0, 0, 1]
     assert max(asked[3:6]) <= 3
     assert max(asked) >= 3
+
+
+@pytest.mark.parametrize("columns", [(3, 10, 17), (2, 5, 15), (1, 2, 3, 11)])
+@pytest.mark.parametrize("seed", range(5))
+def test_columns_that_are_read_in_any_order(columns: tuple[int, ...], seed: int) -> None:
+    """Chunks are foretold before they are read, once six others were; and few places that are none."""
+    table, rng = simulation.parquet("groups", columns=columns), random.Random(seed)
+    reads = list(table.reads[1:])
+    for i in range(len(reads)):
+        j = min(len(reads) - 1, i + rng.randrange(14))
+        reads[i], reads[j] = reads[j], reads[i]
+    lattice, foretold, early = Lattice(), set[int](), 0
+    for at, length in reads:
+        early += any(abs(place - at) < PAGE for place in foretold)
+        lattice.read(at, length)
+        foretold.update(lattice.foretell(length, table.size))
+    wrong = sum(all(abs(place - at) >= PAGE for at, _ in reads) for place in foretold)
+    assert early >= len(reads) / 3
+    assert wrong <= len(reads) / 4
+
+
+def test_long_reads_anywhere_foretell_nothing() -> None:
+    """As large as columns, and without order."""
+    fetch, rng, asked = policy(1 << 36), random.Random(7), 0
+    for _ in range(300):
+        at = rng.randrange(1 << 36)
+        asked += len(fetch.access(at, at + 800_000, 0.0, missing=True).behind)
+    assert asked < 10
 
 
 def test_a_wrong_stride_is_not_tried_again_and_again() -> None:
