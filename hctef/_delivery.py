@@ -120,6 +120,7 @@ class Delivery(Residency):
             for each in lane.claims:
                 each.sending, each.asked = True, self._asked(each)
             followed = bool(lane.waiting) or (lane in self._lanes and not self.link.near)
+            claim = lane.claim
             try:
                 yield from self._transfer(claim, lane if followed else None)
             except Cancelled as error:
@@ -334,9 +335,12 @@ class Delivery(Residency):
         return self.link.near and self.link.pipelines
 
     def _take_along(self, lane: Lane) -> None:
-        """Have the short ones of what is wished for come behind a reader's claim."""
+        """Have the short ones of what is wished for come with a reader's claim, which comes last: a view's reader would
+        touch each of them while it is on its way, and be told of it, which takes longer than to bring it."""
         while len(lane.waiting) < PIPELINED_MOST and self._wishes.short and self._next(lane) is not None:
             pass
+        lane.waiting.append(lane.claim)
+        lane.claim = lane.waiting.popleft()
 
     def _pump(self) -> tuple[Claim, ...]:
         """Claims for what is wished for, as many as there is room for, but those that joined a lane."""
