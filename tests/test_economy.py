@@ -50,6 +50,19 @@ def test_no_byte_twice_from_opening_to_reading_all(range_server: RangeServer, si
     assert range_server.bytes_sent == size
 
 
+def test_strided_elements_come_along_on_a_near_line(nginx: NginxServer) -> None:
+    """Each is asked for once, and one that is waited for brings the next ones with it."""
+    url = nginx.add("strided.bin", DATA)
+    with hctef.HttpFile(url) as file:
+        for at in range(0, len(DATA), MIB // 4):
+            file.seek(at)
+            assert file.read(4) == DATA[at : at + 4]
+        assert file.stats.misses < 64  # of 256
+    log = nginx.log("strided.bin")
+    assert len(log) <= 256 + 2
+    assert sum(entry.sent for entry in log) <= 256 * 16_384 + MIB
+
+
 def test_a_thousand_ranges_by_prefetch(range_server: RangeServer) -> None:
     """The server saw no byte twice, few requests for near ranges, and at most max_connections at once."""
     url = range_server.add("f", DATA[: 32 * MIB])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -20,7 +21,7 @@ from hctef._options import Options
 from hctef._pools import plain_pools
 from hctef._retries import TransportError
 from hctef._steps import Send
-from hctef._urllib3 import Urllib3Exchange, Urllib3Transport
+from hctef._urllib3 import Urllib3Exchange, Urllib3Transport, translate
 
 BODY = bytes(range(10))
 HEAD = (
@@ -191,6 +192,20 @@ def test_a_cut_ends_the_waiting_for_many_bytes() -> None:
         assert next(parts) == LONG[:3000]
         assert next(parts) == b""
         parts.close()
+
+
+def test_what_tls_says_of_itself() -> None:
+    """The ssl module's errors are OSErrors whose numbers are none of the system's."""
+    error = ssl.SSLError(1, "[SSL: BAD_RECORD] bad record (_ssl.c:1)")
+    assert str(translate(error)).startswith("TLS failed")
+    untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    untrusted.verify_message = "self-signed certificate"
+    assert translate(untrusted).final
+
+
+def test_fields_that_come_twice_are_left_to_http_client() -> None:
+    assert plain_head(HEAD.rstrip() + b"\r\nContent-Range: bytes 0-9/11") is None
+    assert plain_head(HEAD.rstrip() + b"\r\ncontent-length: 10") is None
 
 
 def test_a_cut_body_is_noticed() -> None:

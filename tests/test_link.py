@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hctef._link import PRIOR_PRODUCT, PRIOR_ROUND_TRIP, Link
+from hctef._link import PRIOR_PRODUCT, PRIOR_ROUND_TRIP, WORK, Link
 
 
 def body(link: Link, at: float, count: int, rate: float, part: int = 16384, *, busy: float = 0.0) -> float:
@@ -146,6 +146,15 @@ def test_short_bodies_show_that_a_near_line_is_fast() -> None:
             train.received(at, at + 0.0002, count)
             at += 0.0002
     assert link.bandwidth > 1e8
+
+
+def test_a_near_round_trip_is_worth_its_work_too() -> None:
+    """What a request costs this process counts where it is longer than the wait; on a long line it is nothing."""
+    near, far = Link(), Link()
+    near.answered(0.0001)
+    far.answered(0.02)
+    assert near.product == pytest.approx(near.bandwidth * (0.0001 + WORK))
+    assert far.product == pytest.approx(far.bandwidth * 0.02)
 
 
 def test_loopback() -> None:
