@@ -24,6 +24,7 @@ from hctef._stats import Stats
 from hctef._steps import NOTHING, Detach, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import Requester, Sink, Slots
 from hctef._wishes import Wishes
+from hctef.exceptions import HctefNetworkError
 
 log = logging.getLogger("hctef")
 
@@ -120,28 +121,35 @@ class Delivery(Residency):
             for each in lane.claims:
                 each.sending, each.asked = True, self._asked(each)
             followed = bool(lane.waiting) or (lane in self._lanes and not self.link.near)
-            claim = lane.claim
-            try:
-                yield from self._transfer(claim, lane if followed else None)
-            except Cancelled as error:
-                self._stopped(claim, error, lane)
+            yield from self._one(lane, followed=followed)
             yield from self._rest_of(lane)
         finally:
             self._own -= own
             self._slots.release()
 
     def _rest_of(self, lane: Lane) -> PlanGen[None]:
-        """What waits in a lane, one after the other. One that was cancelled stops none of the others."""
+        """What waits in a lane, one after the other."""
         self.give_back(lane.claim)
         while lane.advance():
-            claim = lane.claim
-            try:
-                if claim.cancelled:
-                    raise Cancelled
-                yield from self._transfer(claim, lane)
-            except Cancelled as error:
-                self._stopped(claim, error, lane)
-            self.give_back(claim)
+            yield from self._one(lane, followed=True)
+
+    def _one(self, lane: Lane, *, followed: bool) -> PlanGen[None]:
+        """Bring the claim of a lane that is next. One that was cancelled stops none of the others, and what is only
+        wished for and fails does not either: somebody may wait for them."""
+        claim = lane.claim
+        try:
+            if claim.cancelled:
+                raise Cancelled
+            yield from self._transfer(claim, lane if followed else None)
+        except Cancelled as error:
+            self._stopped(claim, error, lane)
+        except HctefNetworkError as error:
+            if not claim.behind or not lane.waiting:
+                raise
+            claim.error = error
+            self._wishes.clear()
+            log.warning("a transfer failed: %s", error)
+        self.give_back(claim)
 
     def _stopped(self, claim: Claim, error: Cancelled, lane: Lane) -> None:
         """A claim of a lane was cancelled. Raises the same where the others are not wanted either."""
@@ -187,7 +195,8 @@ class Delivery(Residency):
 
         if stop > claim.start:
             least = 1 if claim.urgent or self.link.near else PATIENT
-            yield from self.requester.fetch(claim.start, stop, self.arena_sink(least), commit, lane)
+            patient = not claim.behind or lane is None or all(each.behind for each in lane.waiting)
+            yield from self.requester.fetch(claim.start, stop, self.arena_sink(least), commit, lane, patient=patient)
         if coming and tail is not None:
             yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
             remnant, self._remnant = self._remnant, ByteRange(0, 0)

@@ -18,6 +18,7 @@ import http.client
 import io
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -39,7 +40,7 @@ WAKE_LEAST, WAKE_MOST = 2 * 1024, 256 * 1024
 SEGMENT = 64 * 1024
 """Bytes: the longest segment (over loopback), the last of which a sender may hold back."""
 
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+_LINUX = sys.platform == "linux"
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _PLAIN = re.compile(rb"HTTP/1\.1 20[06] [^\r\n]*(?:\r\n|\Z)")
@@ -230,8 +231,8 @@ class PlainResponse:
 def _acknowledge(sock: Any) -> None:
     """Acknowledge what came. A sender may hold back the last segment of a response until then (Nagle's algorithm, RFC
     896), and who does not send, acknowledges 40 ms later (RFC 9293 section 3.8.6.3)."""
-    if _QUICKACK is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+    if _LINUX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 class _Replayed(io.RawIOBase):
@@ -320,7 +321,8 @@ class _Plain:
     def receive(self, room: memoryview, least: int) -> int:
         """Receive into `room`; wake when `least` bytes have come, or no more will. 0: the connection ended."""
         sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
-        least = min(least, WAKE_MOST) if least >= WAKE_LEAST and type(sock) is socket.socket else 1
+        gathers = _LINUX and least >= WAKE_LEAST and type(sock) is socket.socket  # TLS has records of its own
+        least = min(least, WAKE_MOST) if gathers else 1
         if least != self.wakes_at:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
             self.wakes_at = least

@@ -42,6 +42,11 @@ def retry_policy(retries: int | Retry) -> Retry:
     return Retry(total=retries, backoff_factor=0.25, backoff_jitter=0.25, backoff_max=30, status_forcelist=RETRYABLE)
 
 
+def brief(policy: Retry) -> Retry:
+    """Of a policy, as much as costs no wait: a stale connection is no reason to give up."""
+    return Retry(total=1 if policy.total is None else min(1, int(policy.total)), status_forcelist=())
+
+
 class _Answer(NamedTuple):
     """As much of a response as Retry looks at."""
 

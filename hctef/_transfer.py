@@ -36,7 +36,7 @@ from hctef._lanes import Lane
 from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
-from hctef._retries import Attempts, TransportError, retry_policy
+from hctef._retries import Attempts, TransportError, brief, retry_policy
 from hctef._stats import Stats
 from hctef._steps import Ahead, Call, PlanGen, Receive, Send, Sleep, Step, Wait
 from hctef.exceptions import HctefNetworkError, HctefUrlError, RangeRequestsUnsupportedError, RemoteFileChangedError
@@ -275,13 +275,15 @@ class Requester:
         sink: Sink,
         commit: Callable[[int], None],
         lane: Lane | None = None,
+        *,
+        patient: bool = True,
     ) -> PlanGen[None]:
         """Get the bytes of `[start, stop)` in order into `sink`; `commit` hears how far they are. `lane`: what its
-        connection is to bring behind them.
+        connection is to bring behind them; not `patient`: give up before any wait, for somebody waits for those.
 
         A body that was cut is resumed at its next byte; a shorter range than asked for is taken, the rest asked for.
         """
-        attempts, at = self.attempts(), start
+        attempts, at = self.attempts() if patient else Attempts(brief(self._policy)), start
         while at < stop:
             where = self.where(at, stop)
             extra = {"Range": range_header(at, stop), **self.conditions()}

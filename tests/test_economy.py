@@ -14,7 +14,7 @@ import pytest
 import hctef
 from tests.helpers import needs_address_space, pattern, wait_until
 from tests.nginx_server import NginxServer
-from tests.range_server import Gate, RangeServer, status
+from tests.range_server import Gate, RangeServer, Reply, Request, status
 
 MIB = 1 << 20
 DATA = pattern(64 * MIB)
@@ -61,6 +61,23 @@ def test_strided_elements_come_along_on_a_near_line(nginx: NginxServer) -> None:
     log = nginx.log("strided.bin")
     assert len(log) <= 256 + 2
     assert sum(entry.sent for entry in log) <= 256 * 16_384 + MIB
+
+
+def test_what_comes_along_and_fails_is_nobodys_error(range_server: RangeServer) -> None:
+    """The server has an end of the file that it cannot read: who reads before it is not told, and does not wait."""
+    url = range_server.add("f", DATA[: 16 * MIB])
+
+    def unreadable(request: Request, reply: Reply) -> None:
+        if int(request.asked.removeprefix("bytes=").partition("-")[0]) >= 8 * MIB:
+            reply.fail(500)
+
+    with hctef.HttpFile(url, prefetch_bytes=0) as file:
+        range_server.behave("f", unreadable)
+        for at in range(0, 8 * MIB, MIB // 4):
+            file.seek(at)
+            assert file.read(4) == DATA[at : at + 4]
+        assert file.stats.retries == 0
+    assert any(request.status == 500 for request in range_server.log)
 
 
 def test_a_thousand_ranges_by_prefetch(range_server: RangeServer) -> None:
