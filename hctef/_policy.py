@@ -75,8 +75,8 @@ SMALL = 8
 ENLARGED = 32
 """Misses whose neighbourhood is fetched behind the reader when blocks grow."""
 
-WORK = 500e-6
-"""Seconds of this process's work that a request costs: a small one that takes no longer is not worth another thread."""
+THREAD = 500e-6
+"""Seconds that it costs to have another thread make a request: one that takes no longer is not worth that."""
 LONGEST_ALONE = 4 * MIB
 """Bytes: on a near line a run's reader fetches what is worth it himself: another thread would spare him a round trip
 only, and the two would wait for each other's locks."""
@@ -441,7 +441,7 @@ class Policy(Pace):
     def _elements(self, stride: Stride, behind: list[ByteRange], traps: list[int]) -> None:
         """Ask for the elements of a stride that are worth it."""
         along = self._link.near and self._link.pipelines
-        if self._link.round_trip < WORK and not along:
+        if self._link.round_trip < THREAD and not along:
             return
         if 2 * stride.asked > stride.depth > 0:
             return
