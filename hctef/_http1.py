@@ -13,10 +13,8 @@ requests that were not answered is never used for anything else.
 
 from __future__ import annotations
 
-import functools
 import http.client
 import io
-import re
 import socket
 import sys
 import time
@@ -25,6 +23,8 @@ from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from hctef._heads import head_end, plain_head
 
 STAGING = 20 * 1024
 """Bytes of a connection's buffer: a head, and the smallest block with it."""
@@ -41,67 +41,6 @@ SEGMENT = 64 * 1024
 """Bytes: the longest segment (over loopback), the last of which a sender may hold back."""
 
 _LINUX = sys.platform == "linux"
-
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_PLAIN = re.compile(rb"HTTP/1\.1 20[06] [^\r\n]*(?:\r\n|\Z)")
-_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n]*)")
-_LENGTH = re.compile(r"[0-9]{1,19}")
-_HEADERS_MOST = 100  # as http.client has it
-
-
-def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
-    """Status, headers (names in lower case, repeated ones joined by commas) and Content-Length of a plain response's
-    head, without the empty line at its end; None where it is not plain."""
-    # Two fields differ from response to response: the others are most often those of the one before.
-    length, block = _without(block, b"\r\nContent-Length:")
-    extent, block = _without(block, b"\r\nContent-Range:")
-    others = _plain_fields(block)
-    if others is None:
-        return None
-    status, headers = others
-    if length is None or not _LENGTH.fullmatch(length) or "content-length" in headers or "content-range" in headers:
-        return None
-    headers = {**headers, "content-length": length}
-    if extent is not None:
-        headers["content-range"] = extent
-    return status, headers, int(length)
-
-
-def _without(block: bytes, name: bytes) -> tuple[str | None, bytes]:
-    """The value of the first field that begins so, None where there is none, and the other lines."""
-    start = block.find(name)
-    if start < 0:
-        return None, block
-    value, separator, rest = block[start + len(name) :].partition(b"\r\n")
-    if b"\n" in value or b"\r" in value:
-        return None, block
-    return value.decode("latin-1").strip(" \t"), block[:start] + separator + rest
-
-
-@functools.lru_cache(64)
-def _plain_fields(block: bytes) -> tuple[int, dict[str, str]] | None:
-    """Status and headers; nobody changes them."""
-    if not _PLAIN.match(block):
-        return None
-    lines = block.decode("latin-1").split("\r\n")
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            return None
-        name, value = match[1].lower(), match[2].strip(" \t")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if len(lines) > _HEADERS_MOST - 2 or "transfer-encoding" in headers:
-        return None
-    return int(block[9:12]), headers
-
-
-def _head_end(data: bytearray, start: int, stop: int) -> int:
-    """Where a head in `data[start:stop]` ends; 0: it does not yet, -1: not as a plain one does."""
-    end = data.find(b"\r\n\r\n", start, stop)
-    if end < 0:
-        return -1 if _HEAD_END.search(data, start, stop) else 0
-    return end + 4
 
 
 class PlainHeaders(dict[str, str]):
@@ -375,7 +314,7 @@ class _Plain:
         """See `PlainResponse.follow`."""
         connection: Any = self
         self.unanswered -= 1
-        if self._over != (0, 0) and _head_end(self._staging or bytearray(), *self._over):
+        if self._over != (0, 0) and head_end(self._staging or bytearray(), *self._over):
             return self._receive()[0]
         usual = connection.timeout
         connection.sock.settimeout(timeout if usual is None else min(timeout, usual))
@@ -396,7 +335,7 @@ class _Plain:
             staging[: len(before)] = before
             begin, end = 0, len(before)
         self._over, view = (0, 0), memoryview(staging)
-        head = _head_end(staging, begin, end)
+        head = head_end(staging, begin, end)
         if not head:
             view[: end - begin] = view[begin:end]
             begin, end = 0, end - begin
@@ -406,7 +345,7 @@ class _Plain:
             came = self.receive(view[end:], 1)
             if not came:  # http.client would take what came for the whole head
                 raise http.client.RemoteDisconnected("the connection ended before the end of the response's head")
-            head = _head_end(staging, max(0, end - 3), end + came)
+            head = head_end(staging, max(0, end - 3), end + came)
             end += came
         if head > 0:
             plain = plain_head(bytes(view[begin : head - 4]))

@@ -16,7 +16,8 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hctef._http1 import STAGING, plain_head
+from hctef._heads import plain_head
+from hctef._http1 import STAGING
 from hctef._options import Options
 from hctef._pools import plain_pools
 from hctef._retries import TransportError

@@ -16,6 +16,7 @@ LAYERS = [
     ["exceptions", "_ranges", "_memory", "_raw", "_shared_memory", "_stats"],
     [
         "_http",
+        "_heads",
         "_pages",
         "_intervals",
         "_arena",

@@ -1,0 +1,71 @@
+"""Heads of HTTP/1.1 responses, as far as they are plain: 200 or 206, a length, fields of a line each. Pure.
+
+Whatever else a head may hold (RFC 9112 section 5), `http.client` reads it from its first byte: what is not plain here is
+no error.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_PLAIN = re.compile(rb"HTTP/1\.1 20[06] [^\r\n]*(?:\r\n|\Z)")
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n]*)")
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_HEADERS_MOST = 100  # as http.client has it
+
+
+def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
+    """Status, headers (names in lower case, repeated ones joined by commas) and Content-Length of a plain response's
+    head, without the empty line at its end; None where it is not plain."""
+    # Two fields differ from response to response: the others are most often those of the one before.
+    length, block = _without(block, b"\r\nContent-Length:")
+    extent, block = _without(block, b"\r\nContent-Range:")
+    others = _plain_fields(block)
+    if others is None:
+        return None
+    status, headers = others
+    if length is None or not _LENGTH.fullmatch(length) or "content-length" in headers or "content-range" in headers:
+        return None
+    headers = {**headers, "content-length": length}
+    if extent is not None:
+        headers["content-range"] = extent
+    return status, headers, int(length)
+
+
+def _without(block: bytes, name: bytes) -> tuple[str | None, bytes]:
+    """The value of the first field that begins so, None where there is none, and the other lines."""
+    start = block.find(name)
+    if start < 0:
+        return None, block
+    value, separator, rest = block[start + len(name) :].partition(b"\r\n")
+    if b"\n" in value or b"\r" in value:
+        return None, block
+    return value.decode("latin-1").strip(" \t"), block[:start] + separator + rest
+
+
+@functools.lru_cache(64)
+def _plain_fields(block: bytes) -> tuple[int, dict[str, str]] | None:
+    """Status and headers; nobody changes them."""
+    if not _PLAIN.match(block):
+        return None
+    lines = block.decode("latin-1").split("\r\n")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            return None
+        name, value = match[1].lower(), match[2].strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if len(lines) > _HEADERS_MOST - 2 or "transfer-encoding" in headers:
+        return None
+    return int(block[9:12]), headers
+
+
+def head_end(data: bytearray, start: int, stop: int) -> int:
+    """Where a head in `data[start:stop]` ends; 0: it does not yet, -1: not as a plain one does."""
+    end = data.find(b"\r\n\r\n", start, stop)
+    if end < 0:
+        return -1 if _HEAD_END.search(data, start, stop) else 0
+    return end + 4
