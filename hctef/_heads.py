@@ -1,7 +1,7 @@
 """Heads of HTTP/1.1 responses, as far as they are plain: 200 or 206, a length, fields of a line each. Pure.
 
-Whatever else a head may hold (RFC 9112 section 5), `http.client` reads it from its first byte: what is not plain here is
-no error.
+Whatever else a head may hold (RFC 9112 section 5), `http.client` reads from its first byte: what is not plain is no
+error.
 """
 
 from __future__ import annotations
