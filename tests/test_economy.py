@@ -50,8 +50,9 @@ def test_no_byte_twice_from_opening_to_reading_all(range_server: RangeServer, si
     assert range_server.bytes_sent == size
 
 
-def test_strided_elements_come_along_on_a_near_line(nginx: NginxServer) -> None:
+def test_strided_elements_come_along_on_a_near_line(nginx: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is asked for once, and one that is waited for brings the next ones with it."""
+    monkeypatch.setattr("hctef._link.NEARBY", 1.0)  # on a machine that has other work, too
     url = nginx.add("strided.bin", DATA)
     with hctef.HttpFile(url) as file:
         for at in range(0, len(DATA), MIB // 4):
@@ -63,8 +64,11 @@ def test_strided_elements_come_along_on_a_near_line(nginx: NginxServer) -> None:
     assert sum(entry.sent for entry in log) <= 256 * 16_384 + MIB
 
 
-def test_what_comes_along_and_fails_is_nobodys_error(range_server: RangeServer) -> None:
+def test_what_comes_along_and_fails_is_nobodys_error(
+    range_server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server has an end of the file that it cannot read: who reads before it is not told, and does not wait."""
+    monkeypatch.setattr("hctef._link.NEARBY", 1.0)
     url = range_server.add("f", DATA[: 16 * MIB])
 
     def unreadable(request: Request, reply: Reply) -> None:

@@ -187,7 +187,7 @@ def test_a_stream_is_asked_for_ahead(range_server: RangeServer, url: str) -> Non
 
 def test_a_whole_file_is_asked_for_behind_its_end(range_server: RangeServer, url: str) -> None:
     """One call: what the opening asked for is still coming, and the rest comes behind it."""
-    range_server.behave("f", *FAR, times(1, trickle(1e6)))
+    range_server.behave("f", *FAR, times(1, trickle(2e5)))
     with hctef.HttpFile(url, prefetch_bytes=65_536) as file:
         assert file.read() == DATA
     first = range_server.log[1]
@@ -203,7 +203,7 @@ def test_a_whole_file_comes_on_connections_that_are_under_way(
     """Who copies it out waits for what will come, and asks for none of it on a cold connection."""
     monkeypatch.setattr("hctef._planner.FIRST_PIECE", 512 * 1024)
     monkeypatch.setattr("hctef._planner.LONG", 2 * 1024 * 1024)
-    range_server.behave("f", *FAR, times(1, trickle(1e6)))
+    range_server.behave("f", *FAR, times(1, trickle(2e5)))
     with hctef.HttpFile(url, prefetch_bytes=65_536) as file:
         assert file.read() == DATA
     second = next(request for request in range_server.log if request.asked.startswith("bytes=524288-"))
