@@ -31,7 +31,7 @@ from hctef._link import Link
 from hctef._pace import Pace
 from hctef._patterns import Lattice, Run, Stride, Strides, Survival
 from hctef._ranges import PAGE, ByteRange
-from hctef._regions import USUAL_BLOCK, Blocks, Rents
+from hctef._regions import EAGER, EAGER_NEAR, USUAL_BLOCK, Blocks, Rents
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -75,6 +75,8 @@ SMALL = 8
 ENLARGED = 32
 """Misses whose neighbourhood is fetched behind the reader when blocks grow."""
 
+INTAKE = 1e9
+"""Bytes/s that a process takes up of a near line, with all that it does with them."""
 THREAD = 500e-6
 """Seconds that it costs to have another thread make a request: one that takes no longer is not worth that."""
 LONGEST_ALONE = 4 * MIB
@@ -239,10 +241,11 @@ class Policy(Pace):
             region = self._rents.missed(
                 start,
                 1.0 if stop - start < unit else 0.5,  # who reads much at once chooses what
-                product * self._slowness,
+                self._price * self._slowness,
                 self._absent,
                 self._window,
                 local=local,
+                eager=EAGER_NEAR if self._link.near else EAGER,
             )
             if self._link.near:
                 block = self._bought(start, block)
@@ -255,6 +258,12 @@ class Policy(Pace):
         if not self.paying and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)
         return self._advice(block, behind, traps)
+
+    @property
+    def _price(self) -> float:
+        """What a miss costs in bytes of what is bought: those come over a near line as fast as they are taken up."""
+        product = self._link.product
+        return product * min(1.0, INTAKE / self._link.bandwidth) if self._link.near else product
 
     def _bought(self, start: int, block: ByteRange) -> ByteRange:
         """What to fetch at once on a near line, where what is bought comes in large blocks, each when it is missed:

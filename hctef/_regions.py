@@ -38,8 +38,9 @@ COUNTERS = 4096
 """Regions of one size with misses, at most."""
 LONG_AGO = 256
 """Accesses after which what was bought has come, or nobody misses it."""
-EAGER = 16
-"""Misses, at least, after which a quarter of the price suffices where nothing speaks for locality."""
+EAGER, EAGER_NEAR = 16, 64
+"""Misses, at least, after which a quarter of the price suffices where nothing speaks for locality; over a near line a
+reader waits for what is bought, so that more are to speak for it."""
 
 
 class Blocks:
@@ -194,9 +195,11 @@ class Rents:
         most: int,
         *,
         local: bool,
+        eager: int,
     ) -> ByteRange | None:
         """A miss at `start` has cost a round trip, worth `price` bytes. Returns the region that is to be bought, of
-        at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves."""
+        at most `most` bytes. `local`: reads keep together, so that misses will become rare by themselves; `eager`:
+        misses after which a quarter of the price suffices where they do not."""
         if self.holding(start) is not None:
             self.since = 0
             self._again += 1
@@ -212,7 +215,7 @@ class Rents:
             rent = count * price
             if local:
                 rent /= 1.5
-            elif bits == self._bits[-1] and count >= EAGER:
+            elif bits == self._bits[-1] and count >= eager:
                 rent *= 3
             low = key << bits
             length = min(self._size, low + (1 << bits)) - low
