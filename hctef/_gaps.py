@@ -5,6 +5,8 @@ It joins the page table (what is resident), the claims (what is being fetched) a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hctef._intervals import IntervalCache
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange, align, subtract
@@ -34,19 +36,15 @@ class Gaps:
                 absent -= pages.missing_bytes(page, page + 1)
         return absent
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is being fetched, or withheld: then all that is absent is unclaimed."""
-        return not (self._cache.busy or self._traps.withholds)
-
     def unclaimed(self, start: int, stop: int) -> list[ByteRange]:
         """The runs of whole pages in `[start, stop)` that are absent and that nobody fetches, in order."""
-        gaps = self._pages.missing(start, stop)
-        if not gaps:
-            return gaps
-        taken = [(claim.start, claim.stop) for claim in self._cache.claims(gaps[0].start, gaps[-1].stop)]
-        taken += [(page, page + PAGE) for page in self._traps.withheld(gaps[0].start, gaps[-1].stop)]
-        return [part for gap in gaps for part in subtract(gap, sorted(taken))] if taken else gaps
+        return [part for gap in self._pages.missing(start, stop) for part in self.free(gap)]
+
+    def free(self, gap: ByteRange) -> Iterable[ByteRange]:
+        """The parts of a run of absent pages that nobody fetches, in order."""
+        taken = [(claim.start, claim.stop) for claim in self._cache.claims(*gap)]
+        taken += [(page, page + PAGE) for page in self._traps.withheld(*gap)]
+        return subtract(gap, sorted(taken)) if taken else (gap,)
 
     def first(self, start: int, stop: int, most: int) -> ByteRange | None:
         """The first gap in `[start, stop)`, cut to `most` bytes: it costs what lies before the gap, not behind it."""

@@ -187,10 +187,6 @@ class IntervalCache:
             index -= 1
         return self._claims[index : bisect_left(self._claims, stop, index, key=_start)]
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._claims)
-
     def all_claims(self) -> list[Claim]:
         return self._claims.copy()
 

@@ -101,9 +101,13 @@ class Link:
 
     @property
     def product(self) -> float:
-        """Bandwidth x round trip: the bytes that a round trip is worth; over a near line with the work that goes with
-        it."""
-        return self.bandwidth * (self.round_trip + WORK if self.near else self.round_trip)
+        """Bandwidth x round trip: the bytes that a round trip is worth."""
+        return self.bandwidth * self.cost
+
+    @property
+    def cost(self) -> float:
+        """Seconds that a round trip takes; over a near line with the work that goes with it."""
+        return self.round_trip + WORK if self.near else self.round_trip
 
     def answered(self, seconds: float) -> None:
         """A response's head came so long after its request was sent (or its connection was begun)."""

@@ -174,13 +174,13 @@ class Planner(Delivery):
                 coming = not self.link.near
                 if coming:
                     first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))
-                    yield FetchPlan(background=self._join(self._claim(self._unclaimed([first]))))
+                    yield FetchPlan(background=self._join(self._claim(self._gaps.unclaimed(*first))))
         while at < stop:
             end = min(stop, at + window)
             if coming:  # what nobody asked for yet will come on a connection that is under way: any other is cold
                 gaps = self._gaps.unclaimed(at, end)
-                end = max(gaps[0].start, at) if gaps else end
-                end = end if end > at else min(stop, at + window)
+                if gaps and gaps[0].start > at:
+                    end = gaps[0].start
             pin = yield from self.read(at, end)
             try:
                 for begin in range(at, end, piece or end - at):
@@ -296,9 +296,7 @@ class Planner(Delivery):
         return found
 
     def _unclaimed(self, missing: Iterable[ByteRange]) -> list[ByteRange]:
-        if self._gaps.idle:
-            return list(missing)
-        return [gap for run in missing for gap in self._gaps.unclaimed(*run)]
+        return [gap for run in missing for gap in self._gaps.free(run)]
 
     def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
         """Put what a prefetch claimed and has not asked for yet before all that nobody waits for.

@@ -60,6 +60,8 @@ MOST = 32
 """Elements asked for at once, at most."""
 FREE = 256 * KIB
 """Bytes of a stride's elements that are asked for with any chance."""
+COLUMN = 64 * KIB
+"""Bytes: a shorter read is none of a column of a table."""
 EDGE = 256
 """Bytes by which places that repeat may be off."""
 IDLE = 0.5
@@ -163,7 +165,7 @@ class Policy(Pace):
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
         if self._unexplained and not self.paying:  # after that it waits for our own bytes
-            ratio = min(4.0, max(1.0, seconds * self._link.bandwidth / self._link.product))
+            ratio = min(4.0, max(1.0, seconds / self._link.cost))
             self._slowness += (ratio - self._slowness) / 8
 
     def access(self, start: int, stop: int, now: float, *, missing: bool, trapped: bool = False) -> Advice:
@@ -220,7 +222,7 @@ class Policy(Pace):
         self._remember(run)
         behind: list[ByteRange] = []
         traps: list[int] = []
-        if stop - start >= COPY and not self._link.near:
+        if self._is_long(start, stop):
             self._lattice.read(start, stop - start)
             if self._lattice.right > 1 or found is None:
                 self._foretell(stop - start, behind, traps)
@@ -415,7 +417,7 @@ class Policy(Pace):
         expected = stride.anchor + steps * stride.distance
         stride.anchor = start if -PAGE <= start - expected < PAGE else expected
         stride.length = max(stride.length, stop - stride.anchor)
-        if stop - start >= COPY and not self._link.near:
+        if self._is_long(start, stop):
             self._lattice.read(start, stop - start)
         begin, end = stride.element(0, self._least)
         run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, end))
@@ -426,6 +428,10 @@ class Policy(Pace):
         self._elements(stride, behind, traps)
         block = self._clip(start, max(stop, end)) if missing else ByteRange(start, stop)
         return self._advice(block, behind, traps)
+
+    def _is_long(self, start: int, stop: int) -> bool:
+        """Whether a read may be of a column: a lattice is looked for where a miss costs more than to look."""
+        return stop - start >= COLUMN and not self._link.near
 
     def _lattice_on(self, start: int, stop: int, *, missing: bool) -> Advice:
         """A read that a lattice foretold."""

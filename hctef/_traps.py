@@ -70,11 +70,6 @@ class Traps:
     def __bool__(self) -> bool:
         return bool(self._armed or self._withheld)
 
-    @property
-    def withholds(self) -> bool:
-        """Whether any page is withheld."""
-        return bool(self._withheld)
-
     def withheld(self, start: int, stop: int) -> list[int]:
         """The pages that begin in `[start, stop)`, have come, and were not touched yet, sorted."""
         return self._withheld.within(start, stop) if self._withheld else []
