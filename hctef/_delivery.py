@@ -8,6 +8,7 @@ is wished for behind the readers becomes claims when a connection has room for i
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange
 from hctef._residency import Pager, Residency
 from hctef._stats import Stats
-from hctef._steps import NOTHING, Detach, FetchPlan, Fill, PlanGen, Wait
+from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import Requester, Sink, Slots
 from hctef._wishes import Wishes
 from hctef.exceptions import HctefNetworkError
@@ -131,7 +132,32 @@ class Delivery(Residency):
         """What waits in a lane, one after the other."""
         self.give_back(lane.claim)
         while lane.advance():
-            yield from self._one(lane, followed=True)
+            if not (lane.open and (yield from self._collect(lane))):
+                yield from self._one(lane, followed=True)
+
+    def _collect(self, lane: Lane) -> PlanGen[bool]:
+        """Take what has come in whole of a lane's claims already, several at once: that takes a fifth of the work.
+        False: nothing has."""
+        claims = lane.claims
+        whole = itertools.takewhile(lambda claim: claim.asked == claim.stop, claims)
+        count: int = yield Collect((ByteRange(claim.start, claim.stop) for claim in whole), self.arena.fill)
+        if not count:
+            return False
+        length = sum(claim.stop - claim.start for claim in claims[:count])
+        self.stats.requests += count
+        self.stats.bytes_fetched += length
+        self.link.arrived(self.clock(), length, waited=False)
+        for claim in claims[:count]:
+            if claim is not lane.claim:
+                lane.advance()
+            self._drop_remnant(claim)
+            try:
+                self._commit(claim, claim.stop)
+            except Cancelled as error:
+                self._stopped(claim, error, lane)
+            self.give_back(claim)
+        self._feed(lane)
+        return True
 
     def _one(self, lane: Lane, *, followed: bool) -> PlanGen[None]:
         """Bring the claim of a lane that is next. One that was cancelled stops none of the others, and what is only
@@ -183,10 +209,10 @@ class Delivery(Residency):
             yield other
 
     def _transfer(self, claim: Claim, lane: Lane | None) -> PlanGen[None]:
-        stop, remnant, tail = self._asked(claim), self._remnant, self._tail
+        stop, tail = self._asked(claim), self._tail
         coming = stop < claim.stop and tail is not None and tail.open
-        if not coming and claim.start < remnant.stop and remnant.start < claim.stop:
-            self._remnant = ByteRange(0, 0)  # its page will be marked, and may be evicted then: it is of use just once
+        if not coming:
+            self._drop_remnant(claim)
 
         def commit(at: int) -> None:
             self._commit(claim, claim.stop if at == stop and not coming else at - at % PAGE)
@@ -205,6 +231,11 @@ class Delivery(Residency):
                 start, stop = stop, claim.stop
                 yield from self.requester.fetch(start, stop, self.arena_sink(), commit)
         commit(stop)
+
+    def _drop_remnant(self, claim: Claim) -> None:
+        """It is of use just once: a claim's pages will be marked, and may be evicted then."""
+        if claim.start < self._remnant.stop and self._remnant.start < claim.stop:
+            self._remnant = ByteRange(0, 0)
 
     def _asked(self, claim: Claim) -> int:
         """Where the request for a claim ends: before the part of a page that the opening's response has, or will."""

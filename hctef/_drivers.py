@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -21,7 +21,23 @@ from hctef._delivery import Cancelled
 from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
-from hctef._steps import Ahead, Call, Deliver, Detach, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
+from hctef._ranges import ByteRange
+from hctef._steps import (
+    Ahead,
+    Call,
+    Collect,
+    Deliver,
+    Detach,
+    Drop,
+    FetchPlan,
+    Fill,
+    PlanGen,
+    Receive,
+    Send,
+    Sleep,
+    Step,
+    Wait,
+)
 
 log = logging.getLogger("hctef")
 
@@ -38,6 +54,9 @@ class Exchange(Protocol):
 
     def send_ahead(self, requests: Sequence[Send]) -> None:
         """Send what follows the response under way, but what was sent already, if this can be."""
+
+    def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
+        """See `Collect`. Waits for nothing, and raises nothing of its own."""
 
     def receive(self, limit: int) -> bytes:
         """At least one byte of the body and at most `limit`; b'' at its end."""
@@ -84,24 +103,29 @@ class Workers:
         self._patient = False
         """One of the threads waits for that."""
 
-    def submit(self, task: Callable[[], None], *, urgent: bool = False) -> None:
-        """Have it done soon; `urgent`: before those that wait already."""
+    def submit(self, tasks: Sequence[Callable[[], None]], *, urgent: bool = False) -> None:
+        """Have them done soon, in this order; `urgent`: before those that wait already."""
         with self._changed:
-            (self._tasks.appendleft if urgent else self._tasks.append)(task)
-            if self._idle >= len(self._tasks):
-                self._changed.notify()
-                return
-            patient = self._reckon()
-        if patient is None:
-            return
-        try:
-            self._start(patient)
-        except RuntimeError:  # no thread: after a KeyboardInterrupt there is one, which may have taken the task
+            if urgent:
+                self._tasks.extendleft(reversed(tasks))
+            else:
+                self._tasks.extend(tasks)
+            self._changed.notify(len(tasks))
+            lacking = len(self._tasks) - self._idle
+        for _ in range(min(lacking, len(tasks))):
             with self._changed:
-                if self._count == 0:  # nobody would ever do it
-                    self._tasks.remove(task)
-                    raise
-            log.warning("no further thread could be started: the transfer waits for its turn")
+                patient = self._reckon()
+            if patient is None:
+                return
+            try:
+                self._start(patient)
+            except RuntimeError:  # no thread: after a KeyboardInterrupt there is one, which may have taken the task
+                with self._changed:
+                    if self._count == 0:  # nobody would ever do them
+                        self._tasks = deque(task for task in self._tasks if task not in tasks)
+                        raise
+                log.warning("no further thread could be started: the transfer waits for its turn")
+                return
 
     def _reckon(self) -> bool | None:
         """Under the lock: whether the next thread, which is counted, is to be patient; None: there is to be none."""
@@ -209,7 +233,7 @@ class Driver:
                     continue
                 try:
                     if type(step) is Detach:
-                        self._workers.submit(functools.partial(self.run, step.generator, exchange))
+                        self._workers.submit([functools.partial(self.run, step.generator, exchange)])
                         exchange = self.transport.exchange()
                         continue
                     value = self._perform(step, exchange)
@@ -241,6 +265,10 @@ class Driver:
                 return head
             case Ahead():
                 exchange.send_ahead(step.requests)
+            case Collect():
+                count = exchange.collect(step.extents, step.put)
+                self._workers.done += count
+                return count
             case Drop():
                 exchange.drop()
             case Sleep():
@@ -257,8 +285,10 @@ class Driver:
         try:
             others = claims[1:] if plan.claims else claims
             # What readers wait for first: threads that are idle, and warm connections, go to who comes first.
-            for claim in (*(c for c in reversed(others) if c.urgent), *(c for c in others if not c.urgent)):
-                self._workers.submit(functools.partial(self._transfer, claim), urgent=claim.urgent)
+            for urgent in (True, False):
+                tasks = [functools.partial(self._transfer, claim) for claim in others if claim.urgent is urgent]
+                if tasks:
+                    self._workers.submit(tasks, urgent=urgent)
             for claim in plan.claims:
                 self._transfer(claim)
             for claim in plan.claims[1:]:
@@ -284,7 +314,7 @@ class Driver:
             return
         follows = self.run(self.planner.transfer(claim, pipelined=self.transport.pipelines))
         if follows is not None:  # by way of the queue: what readers wait for comes first
-            self._workers.submit(functools.partial(self._transfer, follows))
+            self._workers.submit([functools.partial(self._transfer, follows)])
 
     def close(self, *, garbage: bool = False) -> None:
         """Stop transfers, sleeps and waits. Returns at once; threads end by themselves.

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import NamedTuple
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _PLAIN = re.compile(rb"HTTP/1\.1 20[06] [^\r\n]*(?:\r\n|\Z)")
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n]*)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
+_LENGTHS = re.compile(rb"(?i)(\r\nContent-Length:[ \t]*)[0-9]+(?=[ \t]*(?:\r\n|\Z))")
+_EXTENTS = re.compile(rb"(?i)(\r\nContent-Range:[ \t]*bytes )[0-9]+-[0-9]+(/[0-9]+[ \t]*(?:\r\n|\Z))")
 _HEADERS_MOST = 100  # as http.client has it
 
 
-def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
-    """Status, headers (names in lower case, repeated ones joined by commas) and Content-Length of a plain response's
-    head, without the empty line at its end; None where it is not plain."""
+class PlainHead(NamedTuple):
+    """What a plain response's head says."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case, repeated ones joined by commas."""
+    length: int
+    """Content-Length."""
+
+
+def plain_head(block: bytes) -> PlainHead | None:
+    """What a response's head says, without the empty line at its end; None where it is not plain."""
     # Two fields differ from response to response: the others are most often those of the one before.
     length, block = _without(block, b"\r\nContent-Length:")
     extent, block = _without(block, b"\r\nContent-Range:")
@@ -31,7 +43,22 @@ def plain_head(block: bytes) -> tuple[int, dict[str, str], int] | None:
     headers = {**headers, "content-length": length}
     if extent is not None:
         headers["content-range"] = extent
-    return status, headers, int(length)
+    return PlainHead(status, headers, int(length))
+
+
+def template(block: bytes) -> bytes | None:
+    """What `alike` makes of a plain head. None where it does not name bytes, and how many of them, once each."""
+    length, extent = (fields.findall(block) for fields in (_LENGTHS, _EXTENTS))
+    if len(length) != 1 or len(extent) != 1:
+        return None
+    block = _LENGTHS.sub(rb"\1%(length)d", block.replace(b"%", b"%%"))
+    return _EXTENTS.sub(rb"\1%(first)d-%(last)d\2", block) + b"\r\n\r\n"
+
+
+def alike(like: bytes, start: int, stop: int) -> bytes:
+    """The head that a server sends with the bytes `[start, stop)` of the same file, with the empty line at its end, if
+    nothing else has changed. `like`: a `template`."""
+    return like % {b"length": stop - start, b"first": start, b"last": stop - 1}
 
 
 def _without(block: bytes, name: bytes) -> tuple[str | None, bytes]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import itertools
 import socket
 import sys
 import time
@@ -24,7 +25,8 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from hctef._heads import head_end, plain_head
+from hctef._heads import PlainHead, alike, head_end, plain_head, template
+from hctef._ranges import ByteRange
 
 STAGING = 20 * 1024
 """Bytes of a connection's buffer: a head, and the smallest block with it."""
@@ -63,6 +65,7 @@ class PlainResponse:
 
     __slots__ = (
         "_ahead",
+        "_block",
         "_connection",
         "_length",
         "_pool",
@@ -76,16 +79,16 @@ class PlainResponse:
 
     version_string = "HTTP/1.1"
 
-    def __init__(
-        self, sock: Any, status: int, headers: dict[str, str], left: int, ahead: memoryview, *, clean: bool
-    ) -> None:
-        """`left`: bytes of the body; `ahead`: those of them that came with the head; `clean`: and nothing else came."""
-        self.sock, self.status, self.headers, self.left = sock, status, headers, left
+    def __init__(self, sock: Any, block: bytes, head: PlainHead, ahead: memoryview, *, clean: bool) -> None:
+        """`block`: `head` as it came; `ahead`: bytes of the body that came with it; `clean`: and nothing else came."""
+        self.sock, self._block = sock, block
+        self.status, self.headers, self.left = head
+        left = self.left
         self._ahead, self._length = ahead, left
         self._connection: Any = None  # these are set by urllib3
         self._pool: Any = None
         self.retries: Any = None
-        self.persistent = clean and "close" not in headers.get("connection", "").lower()
+        self.persistent = clean and "close" not in self.headers.get("connection", "").lower()
         """Whether another response may follow on this connection."""
 
     @property
@@ -156,6 +159,13 @@ class PlainResponse:
             following._connection, self._connection = connection, None
             following._pool = self._pool
         return following
+
+    def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
+        """Take the answers to the requests behind this one, whose body was read to its end, that have come in whole:
+        as long as each brings the bytes of the next of `extents`, with a head that says nothing else new. Returns how
+        many. What else has come stays for `follow`."""
+        like = template(self._block) if self.persistent and not self.left else None
+        return 0 if like is None else self._connection.collect(like, extents, put)
 
     def close(self) -> None:
         """Close the connection."""
@@ -323,6 +333,43 @@ class _Plain:
         connection.sock.settimeout(usual)
         return response
 
+    def collect(self, like: bytes, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
+        """See `PlainResponse.collect`."""
+        staging, (begin, end) = self._staging or bytearray(), self._over
+        count, length, view = 0, 0, memoryview(staging)
+        for start, stop in itertools.islice(extents, self.unanswered):
+            head = alike(like, start, stop)
+            whole = len(head) + stop - start
+            while end - begin < whole <= len(view):
+                view[: end - begin] = view[begin:end]
+                begin, end = 0, end - begin
+                came = self._receive_now(view[end:])
+                if not came:
+                    break
+                end += came
+            if end - begin < whole or not staging.startswith(head, begin):
+                break
+            put(start, view[begin + len(head) : begin + whole])
+            begin, count, length = begin + whole, count + 1, length + whole
+        self._over = (begin, end) if begin < end else (0, 0)
+        if count:
+            self.unanswered -= count
+            self.carry(length)
+        return count
+
+    def _receive_now(self, room: memoryview) -> int:
+        """Receive what is there. 0: nothing is, or what went wrong, which the next receive finds too."""
+        sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
+        usual = sock.gettimeout()
+        sock.settimeout(0)
+        try:
+            count: int = sock.recv_into(room)
+        except OSError:
+            return 0
+        finally:
+            sock.settimeout(usual)
+        return count
+
     def _receive(self) -> tuple[PlainResponse | None, memoryview]:
         """The next response, where it is plain, and what has been received of it."""
         connection: Any = self
@@ -348,14 +395,14 @@ class _Plain:
             head = head_end(staging, max(0, end - 3), end + came)
             end += came
         if head > 0:
-            plain = plain_head(bytes(view[begin : head - 4]))
+            block = bytes(view[begin : head - 4])
+            plain = plain_head(block)
             if plain is not None:
-                left = plain[2]
-                stop = min(end, head + left)
+                stop = min(end, head + plain.length)
                 self._over = (stop, end) if self.unanswered else (0, 0)
                 # More than was announced may pass for the next response, where none is to come.
                 clean = stop == end or self.unanswered > 0
-                return PlainResponse(sock, *plain, view[head:stop], clean=clean), view[begin:end]
+                return PlainResponse(sock, block, plain, view[head:stop], clean=clean), view[begin:end]
         return None, view[begin:end]
 
     def _replay(self, url: str, before: bytes) -> urllib3.HTTPResponse:

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | `Send` | sends a request, after it has put away the response before it | the response's `Head` |
 | `Ahead` | sends more requests behind the response under way, where it can | None |
+| `Collect` | stores what has come in whole of what follows the response under way | how many responses that were |
 | `Receive` | reads some of the body | 1 to `limit` bytes, b'' at its end; their number, where it has `into` |
 | `Drop` | puts the response away | None |
 | `Fill` | copies bytes into the arena | None |
@@ -20,11 +21,12 @@ file's lock and performed outside of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from hctef._intervals import Claim
+from hctef._ranges import ByteRange
 
 # Written out: they are made for each request, and this way, as `import hctef` is, ten times faster than as frozen
 # dataclasses. Nobody changes one.
@@ -66,6 +68,16 @@ class Ahead:
     def __init__(self, requests: tuple[Send, ...]) -> None:
         """All that are to follow the response under way, those that were sent already first."""
         self.requests = requests
+
+
+class Collect:
+    __slots__ = ("extents", "put")
+
+    def __init__(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> None:
+        """`extents`: what was asked for behind the response under way, whose body is over, in order. `put` stores bytes
+        where they belong, of responses alone that are like that one but for the bytes that they bring: just those that
+        were asked for. Nothing is waited for."""
+        self.extents, self.put = extents, put
 
 
 class Receive:
@@ -140,7 +152,7 @@ class Detach:
         self.claim, self.generator = claim, generator
 
 
-Step = Send | Ahead | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan | Detach
+Step = Send | Ahead | Collect | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan | Detach
 type PlanGen[T] = Generator[Step, Any, T]
 NOTHING = FetchPlan()
 """Nothing to do."""

@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import urllib3
@@ -31,11 +31,12 @@ from urllib3.exceptions import (
 )
 from urllib3.util import Timeout
 
-from hctef._http import Head
+from hctef._http import Head, range_header
 from hctef._http1 import PlainHeaders, PlainResponse
 from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
 from hctef._proxies import environment_proxy
+from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import Send
 
@@ -294,6 +295,20 @@ class Urllib3Exchange:
             pool.pipelines = False
             log.info("the server does not answer pipelined requests in their order: they are sent one by one")
         return None
+
+    def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
+        response, ahead = self._response, self._ahead
+        if not isinstance(response, PlainResponse):
+            return 0
+
+        def is_next(extent: ByteRange) -> bool:
+            return bool(ahead) and ahead[0].headers.get("Range") == range_header(*extent)
+
+        def take(start: int, body: memoryview) -> None:
+            ahead.popleft()
+            put(start, body)
+
+        return response.collect(itertools.takewhile(is_next, extents), take)
 
     def receive(self, limit: int) -> bytes:
         response = self._response

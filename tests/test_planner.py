@@ -31,7 +31,7 @@ from hctef._planner import Planner
 from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._retries import TransportError
-from hctef._steps import Ahead, Call, Deliver, Detach, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Wait
+from hctef._steps import Ahead, Call, Collect, Deliver, Detach, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Wait
 from hctef.exceptions import HctefNetworkError
 from tests.helpers import pattern
 
@@ -159,6 +159,16 @@ class Loop:
                 assert task.at < task.stop, "nothing is under way that it could be sent behind"
                 assert list(step.requests[: len(task.ahead)]) == task.ahead
                 task.ahead = list(step.requests)
+            case Collect():
+                task.value = 0
+                for start, stop in step.extents:
+                    if not task.ahead or self.choose(3) == 0:
+                        break
+                    assert task.ahead.pop(0).headers["Range"] == f"bytes={start}-{stop - 1}"
+                    self.requested.append(ByteRange(start, stop))
+                    self.received.append(ByteRange(start, stop))
+                    step.put(start, memoryview(DATA)[start:stop])
+                    task.value += 1
             case Deliver() | Sleep():
                 task.value = step
             case Detach():
