@@ -361,6 +361,7 @@ class _Plain:
         """Receive what is there. 0: nothing is, or what went wrong, which the next receive finds too."""
         sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
         usual = sock.gettimeout()
+        _acknowledge(sock)
         sock.settimeout(0)
         try:
             count: int = sock.recv_into(room)

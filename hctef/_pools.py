@@ -46,6 +46,9 @@ class PlainPool:
 
     pipelines: bool | None = None
     """Whether the server answers pipelined requests as it must; None: nobody knows yet."""
+    persists: bool | None = None
+    """Whether its connections persist, as far as a response has told; False: it refused a request that others
+    followed."""
 
     def ask_idle(self, path: str, headers: Mapping[str, str], timeout: float | None) -> Any:
         """Send a GET on an idle connection, and receive its response, without its body. None: none is idle.

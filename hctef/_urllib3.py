@@ -176,9 +176,10 @@ class _Response:
 class Urllib3Exchange:
     """One request at a time, and what follows it sent ahead (pipelined) where that is of use. See `_drivers.Exchange`.
 
-    A server that was not seen to pipeline is sent no second request before the head of the first response, which tells
-    that the connection persists; one that then answers wrongly, or not soon, is never asked so again. What was sent
-    ahead and is not answered is sent anew by itself: GET is idempotent (RFC 9110 section 9.2.2).
+    A server is sent no second request before a response of its has told that connections persist. One that was not seen
+    to pipeline and then refuses the first of several requests is asked for that by itself, and from then on for more
+    only when the first response has come; one that answers what follows wrongly, or not soon, is never asked so again.
+    What was sent ahead and is not answered is sent anew by itself: GET is idempotent (RFC 9110 section 9.2.2).
     """
 
     def __init__(self, transport: Urllib3Transport) -> None:
@@ -208,23 +209,39 @@ class Urllib3Exchange:
         pool = self._transport.host(request.url)
         if request.then is not None and isinstance(pool, PlainPool) and pool.pipelines is not False:
             then = self._fitting(request.then(), request)
-            if pool.pipelines and not self._failed:
+            if (pool.pipelines or pool.persists) and not self._failed:
                 headers.following = _named(then)
         try:
             response = self._transport.open(request.method, request.url, headers)
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
+            if self._sock is not None and self._doubt(pool, headers):
+                return self.send(request)
             raise translate(error) from error
         finally:
             self._sock = None
         if not isinstance(response, PlainResponse):
             self._response = _Response(response)
+            if (response.status == 400 or response.status >= 500) and self._doubt(pool, headers):
+                self._close()
+                return self.send(request)
             return Head(response.status, self._response.headers)
         seconds = time.monotonic() - self._sent
         self._response, self._patience = response, 4 * seconds
         if response.persistent:
+            if isinstance(pool, PlainPool) and pool.persists is None:
+                pool.persists = True
             self._ahead.extend(then[: response.unanswered])
             self.send_ahead(then)
         return self._head(request, response, seconds=seconds)
+
+    def _doubt(self, pool: urllib3.HTTPConnectionPool | None, headers: PlainHeaders) -> bool:
+        """Whether a request may have failed for those that were sent behind it: the server was not seen to bear it."""
+        if not isinstance(pool, PlainPool) or not headers.following or pool.pipelines or self._aborted:
+            return False
+        pool.persists = False
+        self._failed = True
+        log.debug("a server refused a request that others followed: it is asked by itself")
+        return True
 
     def send_ahead(self, requests: Sequence[Send]) -> None:
         response, known = self._response, len(self._ahead)
