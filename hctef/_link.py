@@ -122,6 +122,17 @@ class Link:
         if not self._rates:
             self.bandwidth = min(FASTEST, PRIOR_PRODUCT / self.round_trip)
 
+    @property
+    def known(self) -> dict[str, float | bool]:
+        """What another process is to begin with, for `told`."""
+        return {"round_trip": self.round_trip, "bandwidth": self.bandwidth, "pipelines": self.pipelines}
+
+    def told(self, known: dict[str, float | bool]) -> None:
+        """What another process has learnt of the same line, where nothing was measured here."""
+        if not self._trips:
+            self.answered(known["round_trip"])
+            self.bandwidth, self.pipelines = known["bandwidth"], bool(known["pipelines"])
+
     def train(self) -> Train:
         """What to tell about the body that follows."""
         return Train(self)
@@ -144,6 +155,7 @@ class Link:
 
     def used(self, now: float, *, fully: bool) -> None:
         """`fully`: all that may be in flight is, and more is wished for."""
+        self.width.came(now, self._total, self.round_trip)
         if fully:
             self.width.busy(now, self._total, self.round_trip)
         else:

@@ -84,4 +84,4 @@ class Pace:
         """Background bytes in flight at most: the line stays busy, and the queue before it short. What a router cannot
         hold it drops, and a connection that lost much starts anew: with 4 round trips' bytes in flight, every third
         pass over 256 MiB took 3.5 to 4.3 s instead of 2.8 (20 ms, 1 Gbit/s, a queue of 2 round trips' bytes)."""
-        return int(max(2 * self.piece, (1.5 if self.paying else 2.5) * self._link.product))
+        return int(max(2 * self.piece, (1.5 if self.paying else 2.5) * self._link.product, self._link.width.in_flight))

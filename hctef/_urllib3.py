@@ -76,6 +76,10 @@ class Urllib3Transport:
     def pipelines(self) -> bool:
         return any(isinstance(host, PlainPool) and host.pipelines is not False for host in self._hosts.values())
 
+    def expect(self, url: str) -> None:
+        """Requests for this URL will come: what is known of its server counts from the first on."""
+        self.host(url)
+
     def host(self, url: str) -> urllib3.HTTPConnectionPool | None:
         """The way to a URL's server; None: a caller's pool, or a proxy's, is asked for each request. Looked up once:
         that takes as long as the request itself."""

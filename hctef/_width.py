@@ -20,9 +20,9 @@ GAIN = 1.1
 """What more connections must bring, for them to be kept."""
 START = 10
 """Round trips until a new connection carries its share: handshake, request, slow start."""
-WINDOW = 2.8e6
+WINDOW = 2.5e6
 """Bytes that one connection has in flight at most, about: 3 MiB where the receiver's buffer is Linux's largest
-(net.ipv4.tcp_rmem). Where it comes to that, the line may be much longer."""
+(net.ipv4.tcp_rmem), of which nine tenths were seen. Where it comes to that, the line may be much longer."""
 HOLD = 20.0
 """Seconds until it is tried again whether more connections bring more."""
 WIDEST = 8
@@ -52,19 +52,40 @@ class Full:
 class Width:
     """The number of connections for what is brought piece by piece."""
 
-    __slots__ = ("_fewer", "_full", "_last", "_mark", "_not_before", "count")
+    __slots__ = ("_fewer", "_full", "_last", "_least", "_mark", "_not_before", "count", "windowed")
 
     def __init__(self) -> None:
         self.count = 1
+        self.windowed = False
+        """Whether what each connection may have in flight holds it back, so that together they are to have more."""
         self._fewer = (1, 0.0)  # how many there were before, and their rate, bytes/s
         self._full = Full(PATIENCE)
         self._mark: tuple[float, int] | None = None  # when the present sample began, and the total then
+        self._least: tuple[float, int] = (0.0, 0)  # the same of one that tells the least of what a line can do
         self._last = 0.0
         self._not_before = 0.0
 
+    @property
+    def in_flight(self) -> float:
+        """Bytes that the connections may have in flight at least, where that is what holds them back: before more has
+        come, a line's rate says nothing of it."""
+        return self.count * WINDOW if self.windowed else 0.0
+
     def idle(self) -> None:
-        """The line is not used fully: how fast bytes come tells nothing."""
+        """The line is not used fully: how fast bytes come is the least of what it can do."""
         self._mark = None
+
+    def came(self, now: float, total: int, round_trip: float) -> None:
+        """`total` bytes came ever, whether the line is used fully or not."""
+        (began, before), longest = self._least, max(SAMPLE, 2 * round_trip)
+        elapsed = now - began
+        if elapsed < longest:
+            return
+        self._least = (now, total)
+        rate, room = (total - before) / elapsed, self.count == 1 or (self.windowed and self.count < WIDEST)
+        if room and elapsed < 2 * longest and now >= self._not_before and rate * round_trip > WINDOW * self.count:
+            self.windowed = True
+            self._widen(min(4 * self.count, WIDEST), max(rate, self._full.best), now, round_trip)
 
     def busy(self, now: float, total: int, round_trip: float) -> None:
         """The line is used fully; `total` bytes came ever."""
@@ -81,12 +102,11 @@ class Width:
             return
         full = self._full.is_at(rate)
         best, (count, fewer) = self._full.best, self._fewer
-        if self.count == 1 and rate * round_trip > WINDOW:
-            self._widen(4, best, now, round_trip)
-        elif full and self.count < WIDEST and best >= GROWTH * fewer:
+        if full and self.count < WIDEST and best >= GROWTH * fewer and not self.windowed:
             self._widen(2 * self.count, best, now, round_trip)
         elif full:
-            self.count = count if best < GAIN * fewer else self.count
+            if best < GAIN * fewer:
+                self.count, self.windowed = count, False
             self._fewer, self._full = (self.count, 0.0), Full(PATIENCE)
             self._not_before = now + HOLD
 

@@ -10,16 +10,18 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hctef._heads import plain_head
+from hctef._heads import alike, plain_head, template
 from hctef._http1 import STAGING
 from hctef._options import Options
 from hctef._pools import plain_pools
+from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import Send
 from hctef._urllib3 import Urllib3Exchange, Urllib3Transport, translate
@@ -38,6 +40,8 @@ class Scripted:
         self._answers = list(answers)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.requests: list[bytes] = []
+        self.followed: list[bool] = []
+        """Whether more had come with each request, before it was answered."""
         self.connections = 0
         self._sockets: list[socket.socket] = []
         self._accepting = threading.Thread(target=self._accept, daemon=True)
@@ -71,6 +75,7 @@ class Scripted:
                 received += more
             request, _, received = received.partition(b"\r\n\r\n")
             self.requests.append(request)
+            self.followed.append(bool(received))
             for piece in self._answers.pop(0):
                 if piece is None:
                     sock.close()
@@ -302,3 +307,110 @@ def test_plain_heads_are_understood_here() -> None:
         {"server": "s", "content-range": "bytes 0-9/10", "content-length": "10", "etag": '"x"', "x-two": "a, b"},
         10,
     )
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(NAMES, VALUES),
+            st.tuples(
+                st.sampled_from(["Content-Range", "content-range"]),
+                st.sampled_from(["bytes 0-9/20", "bytes 0-9/*", " bytes 3-4/5 ", "bytes */5", "x"]),
+            ),
+            st.just(("X-Rate", "10%(length)d%%")),
+            st.just(("Content-Length", "10")),
+        ),
+        max_size=6,
+    ),
+    st.integers(0, 10**12),
+    st.integers(1, 10**9),
+)
+def test_a_head_for_other_bytes_says_nothing_else(lines: list[tuple[str, str]], start: int, length: int) -> None:
+    """What `alike` makes is read as the head before it, but for the bytes."""
+    block = "\r\n".join(["HTTP/1.1 206 P", *(f"{name}: {value}" for name, value in lines)]).encode("latin-1")
+    plain, like = plain_head(block), template(block)
+    if plain is None or like is None:
+        return
+    made = alike(like, start, start + length)
+    assert made.endswith(b"\r\n\r\n")
+    other = plain_head(made[:-4])
+    assert other is not None
+    size = plain.headers["content-range"].rpartition("/")[2]
+    bytes_named = {"content-range": f"bytes {start}-{start + length - 1}/{size}", "content-length": str(length)}
+    assert other == (206, plain.headers | bytes_named, length)
+
+
+def test_heads_that_name_bytes_have_a_template() -> None:
+    """Else nothing would ever be collected."""
+    assert alike(template(HEAD.rstrip()) or b"", 0, 10) == HEAD + b"\r\n"
+    assert template(HEAD.rstrip().replace(b"/10", b"/*")) is None
+    assert template(HEAD.rstrip() + b"\r\nContent-Length: 10") is None
+
+
+ONE, TWO = ByteRange(0, 10), ByteRange(10, 20)
+FULL = [HEAD.replace(b"/10", b"/20") + b"\r\n" + BODY]
+NEXT = [HEAD.replace(b"0-9/10", b"10-19/20") + b"\r\n" + BODY]
+REFUSED: dict[str, list[bytes | None]] = {
+    "400": [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", None],
+    "503": [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", None],
+    "no word": [None],
+}
+
+
+def asked(url: str, extent: ByteRange, *then: ByteRange) -> Send:
+    following = [asked(url, each) for each in then]
+    return Send("GET", url, {"Range": f"bytes={extent.start}-{extent.stop - 1}"}, then=lambda: following)
+
+
+def fetch(exchange: Urllib3Exchange, request: Send) -> int:
+    """Status; the body is read."""
+    head = exchange.send(request)
+    while exchange.receive_into(memoryview(bytearray(64)), 1):
+        pass
+    return head.status
+
+
+def test_a_server_whose_connections_persist_is_asked_at_once() -> None:
+    """What follows goes out with the first request of a connection, once any response has told so."""
+    with scripted(FULL, FULL, NEXT) as server:
+        transport = Urllib3Transport(Options(timeout=10))
+        exchange = transport.exchange()
+        assert fetch(exchange, asked(server.url, ONE)) == 206
+        exchange.drop()
+        exchange = transport.exchange()
+        request = asked(server.url, ONE, TWO)
+        assert fetch(exchange, request) == 206
+        assert request.then is not None
+        assert fetch(exchange, request.then()[0]) == 206
+        exchange.drop()
+        assert server.followed == [False, True, False]
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_server_that_refuses_several_requests_is_asked_for_one(name: str) -> None:
+    """At once, without an error; and by itself from then on, until it was seen to bear more."""
+    with scripted(FULL, REFUSED[name], FULL, NEXT) as server:
+        transport = Urllib3Transport(Options(timeout=10))
+        exchange = transport.exchange()
+        assert fetch(exchange, asked(server.url, ONE)) == 206
+        exchange.drop()
+        request = asked(server.url, ONE, TWO)
+        exchange = transport.exchange()
+        assert fetch(exchange, request) == 206
+        assert request.then is not None
+        assert fetch(exchange, request.then()[0]) == 206
+        exchange.drop()
+        assert server.followed == [False, True, False, False]
+
+
+def test_one_that_was_seen_to_bear_them_is_believed() -> None:
+    """Its error is an error."""
+    with scripted(FULL, REFUSED["400"]) as server:
+        transport = Urllib3Transport(Options(timeout=10))
+        exchange = transport.exchange()
+        assert fetch(exchange, asked(server.url, ONE)) == 206
+        exchange.drop()
+        pool: Any = transport.host(server.url)
+        pool.pipelines = True
+        assert transport.exchange().send(asked(server.url, ONE, TWO)).status == 400

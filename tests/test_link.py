@@ -183,3 +183,16 @@ def test_any_events(events: list[tuple[int, float, float, int]]) -> None:
             trains[which].received(at, at + seconds, count)
         assert 0 < link.round_trip < 100
         assert 0 < link.bandwidth < 1e15
+
+
+def test_what_another_process_knows_is_where_this_one_begins() -> None:
+    """It goes on from there, and believes what it measures itself."""
+    link, other = Link(), Link()
+    link.answered(0.0004)
+    link.rate(3e8)
+    link.pipelines = True
+    other.told(link.known)
+    assert (other.near, other.round_trip, other.bandwidth, other.pipelines) == (True, 0.0004, 3e8, True)
+    other.answered(0.0002)
+    other.told(link.known)
+    assert other.round_trip == 0.0002

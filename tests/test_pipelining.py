@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import hctef
 from hctef._http1 import PIPELINED_STAGING, PlainHeaders, PlainResponse
 from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
+from hctef._ranges import ByteRange
 from hctef._urllib3 import Urllib3Transport, path
 from tests.helpers import pattern
 from tests.range_server import (
@@ -323,3 +325,64 @@ def test_responses_are_told_apart_wherever_they_are_cut(sizes: list[int], cuts: 
         assert response.persistent
         response.release()
         assert server.connections == 1
+
+
+ODD: dict[str, Callable[[bytes], bytes]] = {
+    "another version": lambda head: head.replace(b'"v1"', b'"v2"'),
+    "another size": lambda head: head.replace(b"/9999999", b"/9999998"),
+    "other bytes": lambda head: head.replace(b"Content-Range: bytes ", b"Content-Range: bytes 1"),
+    "another length": lambda head: head.replace(b"Content-Length: ", b"Content-Length: 1"),
+    "another status": lambda head: head.replace(b"206", b"200"),
+    "a field more": lambda head: head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+}
+
+
+@given(
+    st.lists(st.integers(1, 20_000), min_size=2, max_size=12),
+    st.lists(st.integers(1, 2 * PIPELINED_STAGING), max_size=8),
+    st.one_of(st.none(), st.tuples(st.integers(1, 11), st.sampled_from(sorted(ODD)))),
+)
+@settings(max_examples=100, deadline=None)
+def test_what_has_come_in_whole_is_taken_at_once(
+    sizes: list[int], cuts: list[int], odd: tuple[int, str] | None
+) -> None:
+    """Each body once, at its place, in order; from a response that says anything new on, nothing."""
+    stops = [*itertools.accumulate(sizes)]
+    extents = [ByteRange(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+    answers = []
+    for number, (start, stop) in enumerate(extents):
+        head = (
+            f'HTTP/1.1 206 P\r\nETag: "v1"\r\nContent-Length: {stop - start}\r\n'
+            f"Content-Range: bytes {start}-{stop - 1}/9999999\r\n\r\n"
+        ).encode()
+        answers.append((ODD[odd[1]](head) if odd and odd[0] == number else head) + DATA[start:stop])
+    sent = b"".join(answers)
+    at = [0, *itertools.accumulate(cuts), len(sent)]
+    pieces = [sent[start:stop] for start, stop in itertools.pairwise(at) if sent[start:stop]]
+    good = odd[0] if odd and odd[0] < len(sizes) else len(sizes)
+    with scripted(pieces, *([] for _ in sizes[1:])) as server:
+        headers = PlainHeaders()
+        headers.following = [(path(server.url), {}) for _ in sizes[1:]]
+        response: Any = Urllib3Transport(Options(timeout=10)).open("GET", server.url, headers)
+        taken: list[ByteRange] = []
+
+        def put(start: int, body: memoryview) -> None:
+            assert body == DATA[start : start + len(body)]
+            taken.append(ByteRange(start, start + len(body)))
+
+        response.drain()
+        taken.append(extents[0])
+        until = time.monotonic() + 10
+        while len(taken) < good and time.monotonic() < until:
+            before = len(taken)
+            assert response.collect(iter(extents[before:]), put) == len(taken) - before
+            assert response.unanswered == len(sizes) - len(taken)
+        assert taken == extents[:good]
+        for _ in range(3):
+            assert response.collect(iter(extents[good:]), put) == 0
+            time.sleep(0.001)
+        if good < len(sizes):
+            following = response.follow(10)  # what is odd is there from its first byte
+            assert following is None or following.unanswered == len(sizes) - good - 1
+            response = following or response
+        response.close()

@@ -132,7 +132,10 @@ class Loop:
                 self.most = max(self.most, sum(t.receiving for t in self.tasks))
                 headers = {"content-range": f"bytes {start}-{stop - 1}/{SIZE}", "etag": '"1"'}
                 length = {"content-length": str(stop - start)}
-                task.value = Head(206, headers | length, pipelines=self.choose(3) > 0)
+                pipelines = self.choose(3) > 0
+                if pipelines and step.then is not None and not task.ahead:
+                    task.ahead = list(step.then())
+                task.value = Head(206, headers | length, pipelines=pipelines)
             case Receive():
                 if self.fault():
                     raise TransportError("cut")
@@ -471,3 +474,63 @@ def test_a_forked_child_waits_for_nothing_that_its_parent_brings() -> None:
     loop.run()
     assert loop.planner.resident_bytes == SIZE
     assert len(parents) == 1
+
+
+def batch(loop: Loop, ranges: list[ByteRange]) -> tuple[Claim, ...]:
+    """Claims that one connection is to bring."""
+    plan = next(loop.planner.prefetch(ranges, wait=True))
+    assert isinstance(plan, FetchPlan)
+    assert len({claim.batch for claim in plan.claims}) == 1
+    return plan.claims
+
+
+def test_what_was_cancelled_is_not_marked_though_it_came() -> None:
+    """It went where nobody looks any more, perhaps. What came with it is there."""
+    loop = opened(
+        lambda planner: Loop(planner, lambda n: n - 1),
+        prefetch_bytes=0,
+        max_connections=1,
+        minimum_range_request_bytes=PAGE,
+    )
+    planner = loop.planner
+    ranges = [ByteRange(at * PAGE, (at + 1) * PAGE) for at in (0, 4, 8, 12)]
+    claims = batch(loop, ranges)
+    transfer, value = planner.transfer(claims[0], pipelined=True), None
+    task, collected = Task(transfer), 0
+    with contextlib.suppress(StopIteration):
+        while True:
+            step = transfer.send(value)
+            task.value = None
+            loop.perform(task, step)
+            value = task.value
+            if isinstance(step, Collect):
+                collected += value
+                planner.cancel([claims[2]])
+    assert collected == 3
+    assert [planner.pages.resident(*extent) for extent in ranges] == [True, True, False, True]
+    assert planner.cache.all_claims() == []
+    assert [claim.error is None for claim in claims] == [True, True, False, True]
+
+
+def test_a_part_of_a_page_is_of_no_use_once_its_page_was_brought() -> None:
+    """The opening brings half a page; its page comes with others of a batch, and is evicted: all of it is asked for."""
+    loop = opened(
+        lambda planner: Loop(planner, lambda n: n - 1),
+        prefetch_bytes=5 * PAGE // 2 - (-SIZE % PAGE),
+        readahead="off",
+        max_connections=1,
+        minimum_range_request_bytes=PAGE,
+    )
+    planner = loop.planner
+    half = planner._remnant
+    assert 0 < half.length < PAGE
+    page = half.start // PAGE * PAGE
+    planner.evict(0, SIZE)
+    claims = batch(loop, [ByteRange(0, PAGE), ByteRange(4 * PAGE, 5 * PAGE), ByteRange(page, page + 2 * PAGE)])
+    loop.start(planner.transfer(claims[0], pipelined=True))
+    loop.run()
+    assert planner.pages.resident(page, page + 2 * PAGE)
+    planner.evict(0, SIZE)
+    loop.start(planner.read(page, page + PAGE))
+    loop.run()
+    assert planner.arena.bytes[page : page + PAGE] == DATA[page : page + PAGE]

@@ -27,6 +27,7 @@ def stream(  # noqa: PLR0917  # each is a property of the line
         full = min(line, older * share)
         total += full * STEP
         before = width.count
+        width.came(now, int(total), round_trip)
         width.busy(now, int(total), round_trip)
         if width.count != before:
             since = now
@@ -94,6 +95,7 @@ def test_it_stays_within_its_bounds(looks: list[tuple[float, int, bool]], round_
     width, now, total = Width(), 0.0, 0
     for pause, count, fully in looks:
         now, total = now + pause, total + count
+        width.came(now, total, round_trip)
         if fully:
             width.busy(now, total, round_trip)
             assert 1 <= width.count <= WIDEST
@@ -108,3 +110,18 @@ def test_it_tries_again_after_a_while() -> None:
     assert width.count == 1
     counts = stream(width, HOLD + 2, 1e8, 2.5e7, 0.02, at=2.0)
     assert counts[-1] == 4
+
+
+def test_a_reader_that_pauses_tells_the_least_of_it() -> None:
+    """What comes though the line is not used fully, comes."""
+    width = Width()
+    for look in range(20):
+        width.came(look * 0.01, int(look * 0.01 * WINDOW * 1.05 / 0.02), 0.02)
+        width.idle()
+    assert width.count == 4
+    assert width.in_flight == 4 * WINDOW
+    slow = Width()
+    for look in range(200):
+        slow.came(look * 0.01, int(look * 0.01 * WINDOW * 0.95 / 0.02), 0.02)
+    assert slow.count == 1
+    assert slow.in_flight == 0

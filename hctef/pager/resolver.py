@@ -71,6 +71,7 @@ class Resolver:
         self.planner.use_link(link)
         self.planner.begin(self.size)
         self.driver = _Driver(self.planner, Urllib3Transport(options))
+        self.driver.transport.expect((target or url).request)
         self.driver.failed = self._failed
         self.driver.arrived = self.show
         self.options = options

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import encodings.idna  # noqa: F401  # asked for with the first connection, which somebody may wait for
 import gc
 import logging
 import os

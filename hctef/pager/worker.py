@@ -238,6 +238,7 @@ class Worker:
         set_environment(message.get("environment", {}))
         mirror = mmap.mmap(table, table_bytes(message["size"]))
         line = self._lines.setdefault(parse_url(message["url"]).origin, Link())
+        line.told(message["line"])
         own = os.dup(memfd)
         try:
             resolver = Resolver(message, own, mirror, line)
