@@ -30,8 +30,9 @@ from hctef._ranges import ByteRange
 
 STAGING = 20 * 1024
 """Bytes of a connection's buffer: a head, and the smallest block with it."""
-PIPELINED_STAGING = 64 * 1024
-"""The same where responses come one behind the other: several at once, for each receive may wait for the GIL."""
+PIPELINED_STAGING = 132 * 1024
+"""The same where responses come one behind the other: several at once, for each receive may wait for the GIL, and two
+blocks of the usual size."""
 IDLE_SECONDS = 1.0
 """After about so long without anything to send (a retransmission timeout) a sender begins slowly again (RFC 5681
 section 4.1)."""

@@ -8,16 +8,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from typing import Any
 
 HUGE = 2 * 1024 * 1024
 """Bytes in a huge page, on x86-64 and with 4 KiB pages on others."""
-
-_new = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new.restype = ctypes.py_object
-_new.argtypes = [ctypes.c_char_p, ctypes.c_ssize_t]
-_address = ctypes.pythonapi.PyBytes_AsString
-_address.restype = ctypes.c_void_p
-_address.argtypes = [ctypes.py_object]
 
 
 class _Buffer(ctypes.Structure):
@@ -26,14 +20,25 @@ class _Buffer(ctypes.Structure):
     _fields_ = [("buf", ctypes.c_void_p), ("rest", ctypes.c_byte * 256)]
 
 
+def _api(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of the C API, with types that no other user of `ctypes.pythonapi` sees."""
+    return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
+
+
+_new = _api("PyBytes_FromStringAndSize", ctypes.py_object, ctypes.c_char_p, ctypes.c_ssize_t)
+_address = _api("PyBytes_AsString", ctypes.c_void_p, ctypes.py_object)
+_get_buffer = _api("PyObject_GetBuffer", ctypes.c_int, ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
+_release_buffer = _api("PyBuffer_Release", None, ctypes.POINTER(_Buffer))
+
+
 def address(owner: object) -> int:
     """Where the bytes of an object with the buffer protocol begin. The caller keeps the object alive."""
     view = _Buffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(owner), ctypes.byref(view), 0)
+    _get_buffer(owner, view, 0)
     try:
         return view.buf or 0
     finally:
-        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+        _release_buffer(view)
 
 
 class FreshBytes:

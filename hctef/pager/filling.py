@@ -7,13 +7,11 @@ copied from the network's own buffer; parts of pages wait in a private mapping u
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 
 from hctef import _uffd
 from hctef._arena import Buffer
@@ -25,6 +23,37 @@ from hctef._shared_memory import populated, punch
 
 REGION = 2 * 1024 * 1024
 """The memory that one page of page tables maps, on x86-64 and with 4 KiB pages on others."""
+
+
+class Uses:
+    """Around calls with descriptors: none of them is closed meanwhile, for its number may be another's then."""
+
+    __slots__ = ("_condemned", "_count", "_guard", "close")
+
+    def __init__(self) -> None:
+        self.close: Callable[[int], None] = os.close
+        """Closes a descriptor that is of no use any more. The loop that waits for it sets its own."""
+        self._guard = threading.Lock()
+        self._count = 0
+        self._condemned: list[int] = []
+
+    def __enter__(self) -> None:
+        with self._guard:
+            self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            self._count -= 1
+            if self._count or not self._condemned:
+                return
+            condemned, self._condemned = self._condemned, []
+        for fd in condemned:
+            self.close(fd)
+
+    def condemn(self, fds: Iterable[int]) -> None:
+        """Inside of a use: close these once no call uses any."""
+        with self._guard:
+            self._condemned += fds
 
 
 class FillingArena:
@@ -47,9 +76,7 @@ class FillingArena:
         """Pages that came and are not handed over yet: a reader's fault there tells how far it is."""
         self._regions: set[int] = set()
         self._guard = threading.Lock()
-        self._using = 0
-        self._condemned: list[int] = []
-        """Descriptors to close when no thread is in the middle of a call with one: its number may be another's then."""
+        self.uses = Uses()
         self._closed = False
 
     @property
@@ -95,16 +122,13 @@ class FillingArena:
 
     def _send(self, start: int, stop: int, data: Buffer, offset: int) -> None:
         if start < stop:
-            source = (
-                ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value if isinstance(data, bytes) else address(data)
-            )
-            self._copy_from(start, stop, (source or 0) + offset)
+            self._copy_from(start, stop, address(data) + offset)
 
     def _copy_from(self, start: int, stop: int, source: int) -> None:
         self._regions.update(range(start // REGION, -(-stop // REGION)))
         length = -(-(stop - start) // PAGE) * PAGE
         filled = False
-        with self._use():
+        with self.uses:
             for uffd in list(self.uffds):
                 if filled:
                     _uffd.wake(uffd, self.base + start, length)  # the pages are shared: it finds them
@@ -155,14 +179,14 @@ class FillingArena:
             yield start, stop
 
     def wake(self, start: int, stop: int) -> None:
-        with self._use():
+        with self.uses:
             for uffd in list(self.uffds):
                 _uffd.wake(uffd, self.base + start, -(-(stop - start) // PAGE) * PAGE)
 
     def poison(self, start: int, stop: int) -> None:
         """A touch of the absent pages of `[start, stop)` is a SIGBUS from now on, as after an I/O error of mmap's."""
         try:
-            with self._use():
+            with self.uses:
                 for uffd in list(self.uffds):
                     _uffd.poison(uffd, self.base + start, stop - start)
         except OSError:  # before Linux 6.6: all of the arena goes, for what is beyond a file's end is a SIGBUS too
@@ -175,29 +199,10 @@ class FillingArena:
 
     def drop(self, uffd: int) -> None:
         """The process of `uffd` is gone."""
-        with self._use():
+        with self.uses:
             if uffd in self.uffds:
                 self.uffds.remove(uffd)
-                self._condemned.append(uffd)
-
-    @contextmanager
-    def _use(self) -> Iterator[None]:
-        """Around calls with descriptors: none is closed meanwhile."""
-        with self._guard:
-            self._using += 1
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._using -= 1
-                condemned: list[int] = []
-                if not self._using:
-                    condemned, self._condemned = self._condemned, []
-            for fd in condemned:
-                self.dropped(fd)
-
-    dropped: Callable[[int], None] = staticmethod(os.close)
-    """Closes a descriptor that is of no use any more. The loop that waits for it sets its own."""
+                self.uses.condemn([uffd])
 
     def view(self, start: int, stop: int) -> memoryview:
         """Never: the pager does not see the bytes that it brought."""
@@ -206,15 +211,15 @@ class FillingArena:
     def evict(self, start: int, stop: int) -> None:
         for page in [page for page in list(self.withheld) if start <= page < stop]:
             self.withheld.pop(page, None)
-        with self._use():
+        with self.uses:
             if not self._closed:
                 punch(self.memfd, start, -(-(stop - start) // PAGE) * PAGE)
 
     def close(self) -> None:
-        with self._use():
+        with self.uses:
             if not self._closed:
                 self._closed = True
-                self._condemned += [*self.uffds, self.memfd]
+                self.uses.condemn([*self.uffds, self.memfd])
                 self.uffds.clear()
 
 

@@ -247,7 +247,7 @@ class Worker:
             raise
         resolver.planner.requester.hint = message.get("hint", "")
         resolver.on_failure = self._failure
-        resolver.arena.dropped = self._unlisten
+        resolver.arena.uses.close = self._unlisten
         self._resolvers[link] = resolver
         self._calls[link] = ThreadPoolExecutor(CALLS, "hctef-call")
 
