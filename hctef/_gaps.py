@@ -33,7 +33,7 @@ class Gaps:
             absent -= pages.missing_bytes(max(at, claim.start), min(stop, claim.stop))
         for page in self._traps.withheld(at, stop) if absent else ():
             if not any(claim.start <= page < claim.stop for claim in claims):
-                absent -= pages.missing_bytes(page, page + 1)
+                absent -= min(PAGE, self._size - page)
         return absent
 
     def unclaimed(self, start: int, stop: int) -> list[ByteRange]:
