@@ -25,6 +25,7 @@ LAYERS = [
         "_patterns",
         "_regions",
         "_pace",
+        "_foresight",
         "_policy",
         "_traps",
         "_repr",
