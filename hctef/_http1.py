@@ -14,7 +14,6 @@ requests that were not answered is never used for anything else.
 from __future__ import annotations
 
 import http.client
-import io
 import itertools
 import socket
 import sys
@@ -27,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from hctef._heads import PlainHead, alike, head_end, plain_head, template
 from hctef._ranges import ByteRange
+from hctef._replay import replayed
 
 STAGING = 20 * 1024
 """Bytes of a connection's buffer: a head, and the smallest block with it."""
@@ -185,38 +185,6 @@ def _acknowledge(sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-class _Replayed(io.RawIOBase):
-    """A socket's bytes, after some that were received already."""
-
-    def __init__(self, sock: Any, before: bytes) -> None:
-        self._raw, self._before = sock.makefile("rb", buffering=0), before
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int | None:
-        if self._before:
-            count = min(len(target), len(self._before))
-            target[:count], self._before = self._before[:count], self._before[count:]
-            return count
-        received: int | None = self._raw.readinto(target)
-        return received
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Replay:
-    """What `http.client` asks of a socket."""
-
-    def __init__(self, sock: Any, before: bytes) -> None:
-        self._file = io.BufferedReader(_Replayed(sock, before))
-
-    def makefile(self, _: str) -> Any:
-        return self._file
-
-
 class _Plain:
     """What is put before urllib3's connections."""
 
@@ -319,7 +287,7 @@ class _Plain:
         if connection.sock.gettimeout() != connection.timeout:  # to set it is a system call
             connection.sock.settimeout(connection.timeout)
         response, came = self._receive()
-        return self._replay(asked, bytes(came)) if response is None else response
+        return replayed(connection, asked, bytes(came)) if response is None else response
 
     def receive_following(self, timeout: float) -> PlainResponse | None:
         """See `PlainResponse.follow`."""
@@ -406,33 +374,6 @@ class _Plain:
                 clean = stop == end or self.unanswered > 0
                 return PlainResponse(sock, block, plain, view[head:stop], clean=clean), view[begin:end]
         return None, view[begin:end]
-
-    def _replay(self, url: str, before: bytes) -> urllib3.HTTPResponse:
-        """The response as `http.client` and urllib3 read it."""
-        connection: Any = self
-        replay: Any = _Replay(connection.sock, before)  # as much of a socket as is asked of
-        answer = http.client.HTTPResponse(replay, method="GET")
-        shutdown = connection.sock.shutdown
-        try:
-            answer.begin()
-        except BaseException:  # raised again
-            answer.close()
-            raise
-        if answer.will_close or self.unanswered:
-            connection.close()  # the response holds the socket's file
-        return urllib3.HTTPResponse(
-            body=answer,
-            headers=urllib3.HTTPHeaderDict(answer.msg.items()),
-            status=answer.status,
-            version=answer.version,
-            reason=answer.reason,
-            preload_content=False,
-            decode_content=False,
-            original_response=answer,
-            request_method="GET",
-            request_url=url,
-            sock_shutdown=shutdown,
-        )
 
 
 _USER_AGENT = f"python-urllib3/{urllib3.__version__}"  # type: ignore[attr-defined]  # not in its __all__

@@ -37,7 +37,7 @@ LAYERS = [
         "_paging",
     ],
     ["_gaps", "_wishes", "_steps", "_lanes", "_transfer", "_residency", "_delivery", "_planner", "_opening"],
-    ["_drivers", "_async_driver", "_proxies", "_http1", "_pools", "_urllib3", "_aiohttp"],
+    ["_drivers", "_async_driver", "_proxies", "_replay", "_http1", "_pools", "_urllib3", "_aiohttp"],
     ["pager"],
     ["_remote", "_reader", "_sync_reader", "_views"],
     ["http_file", "remote_buffer", "aio"],
