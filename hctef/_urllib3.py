@@ -218,7 +218,8 @@ class Urllib3Exchange:
         try:
             response = self._transport.open(request.method, request.url, headers)
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
-            if self._sock is not None and self._doubt(pool, headers):
+            doubted = self._sock is not None and self._doubt(pool, headers)
+            if doubted and not isinstance(error, ReadTimeoutError | TimeoutError):  # who waited that long is told
                 return self.send(request)
             raise translate(error) from error
         finally:

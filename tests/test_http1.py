@@ -404,6 +404,21 @@ def test_a_server_that_refuses_several_requests_is_asked_for_one(name: str) -> N
         assert server.followed == [False, True, False, False]
 
 
+def test_a_server_that_is_silent_when_several_requests_come_is_waited_for_once() -> None:
+    """As long as for any other; the next attempt, which is the retry policy's, asks for one."""
+    with scripted(FULL, [], []) as server:
+        transport = Urllib3Transport(Options(timeout=0.3))
+        exchange = transport.exchange()
+        assert fetch(exchange, asked(server.url, ONE)) == 206
+        exchange.drop()
+        request = asked(server.url, ONE, TWO)
+        exchange = transport.exchange()
+        with pytest.raises(TransportError, match="timeout"):
+            exchange.send(request)
+        pool: Any = transport.host(server.url)
+        assert pool.persists is False
+
+
 def test_one_that_was_seen_to_bear_them_is_believed() -> None:
     """Its error is an error."""
     with scripted(FULL, REFUSED["400"]) as server:

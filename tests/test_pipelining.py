@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,6 +155,17 @@ def test_headers_of_a_callable_are_asked_for_each_request(range_server: RangeSer
     tokens = [request.headers["x-token"] for request in range_server.log]
     assert len(set(tokens)) == len(tokens)
     assert not any(request.ahead for request in range_server.log)
+
+
+def test_over_tls(tls_range_server: RangeServer, ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are no responses: what has come in whole is taken at once there too."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    url = tls_range_server.add("f", DATA)
+    for _ in range(3):
+        tls_range_server.forget()
+        read(url)
+        assert tls_range_server.sent_twice() == []
+    assert pool(url).pipelines
 
 
 def test_a_callers_pool_is_used_as_it_is(range_server: RangeServer, url: str) -> None:
