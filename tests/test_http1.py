@@ -370,13 +370,19 @@ def fetch(exchange: Urllib3Exchange, request: Send) -> int:
     return head.status
 
 
+def told(url: str, timeout: float) -> Urllib3Transport:
+    """One that a first response has told that connections persist."""
+    transport = Urllib3Transport(Options(timeout=timeout))
+    exchange = transport.exchange()
+    assert fetch(exchange, asked(url, ONE)) == 206
+    exchange.drop()
+    return transport
+
+
 def test_a_server_whose_connections_persist_is_asked_at_once() -> None:
     """What follows goes out with the first request of a connection, once any response has told so."""
     with scripted(FULL, FULL, NEXT) as server:
-        transport = Urllib3Transport(Options(timeout=10))
-        exchange = transport.exchange()
-        assert fetch(exchange, asked(server.url, ONE)) == 206
-        exchange.drop()
+        transport = told(server.url, 10)
         exchange = transport.exchange()
         request = asked(server.url, ONE, TWO)
         assert fetch(exchange, request) == 206
@@ -391,10 +397,7 @@ def test_a_server_whose_connections_persist_is_asked_at_once() -> None:
 def test_a_server_that_refuses_several_requests_is_asked_for_one(name: str) -> None:
     """At once, without an error; and by itself from then on, until it was seen to bear more."""
     with scripted(FULL, REFUSED[name], FULL, NEXT) as server:
-        transport = Urllib3Transport(Options(timeout=10))
-        exchange = transport.exchange()
-        assert fetch(exchange, asked(server.url, ONE)) == 206
-        exchange.drop()
+        transport = told(server.url, 10)
         request = asked(server.url, ONE, TWO)
         exchange = transport.exchange()
         assert fetch(exchange, request) == 206
@@ -407,10 +410,7 @@ def test_a_server_that_refuses_several_requests_is_asked_for_one(name: str) -> N
 def test_a_server_that_is_silent_when_several_requests_come_is_waited_for_once() -> None:
     """As long as for any other; the next attempt, which is the retry policy's, asks for one."""
     with scripted(FULL, [], []) as server:
-        transport = Urllib3Transport(Options(timeout=0.3))
-        exchange = transport.exchange()
-        assert fetch(exchange, asked(server.url, ONE)) == 206
-        exchange.drop()
+        transport = told(server.url, 0.3)
         request = asked(server.url, ONE, TWO)
         exchange = transport.exchange()
         with pytest.raises(TransportError, match="timeout"):
@@ -422,10 +422,7 @@ def test_a_server_that_is_silent_when_several_requests_come_is_waited_for_once()
 def test_one_that_was_seen_to_bear_them_is_believed() -> None:
     """Its error is an error."""
     with scripted(FULL, REFUSED["400"]) as server:
-        transport = Urllib3Transport(Options(timeout=10))
-        exchange = transport.exchange()
-        assert fetch(exchange, asked(server.url, ONE)) == 206
-        exchange.drop()
+        transport = told(server.url, 10)
         pool: Any = transport.host(server.url)
         pool.pipelines = True
         assert transport.exchange().send(asked(server.url, ONE, TWO)).status == 400
