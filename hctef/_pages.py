@@ -19,7 +19,6 @@ from hctef._ranges import PAGE, ByteRange
 ABSENT, RESIDENT, REFERENCED = 0, 1, 2
 
 _ABSENT_RUN = re.compile(rb"\x00+")
-_RESIDENT_RUN = re.compile(rb"[^\x00]+")
 _BLOCK = 1 << 16  # pages per block of `_used`: 64 KiB of table, 256 MiB of file
 
 
@@ -54,13 +53,13 @@ class PageTable:
         open_run: tuple[int, int] | None = None
         for block in sorted(self._used):
             a, b = max(first, block * _BLOCK), min(last, (block + 1) * _BLOCK)
-            for run in _RESIDENT_RUN.finditer(self.rows, a, b) if a < b else ():
-                if open_run and open_run[1] == run.start():  # a run goes on across two blocks
-                    open_run = (open_run[0], run.end())
+            for begin, end in _resident_runs(self.rows[a:b]) if a < b else ():
+                if open_run and open_run[1] == a + begin:  # a run goes on across two blocks
+                    open_run = (open_run[0], a + end)
                     continue
                 if open_run:
                     yield self._bytes(*open_run)
-                open_run = run.span()
+                open_run = (a + begin, a + end)
         if open_run:
             yield self._bytes(*open_run)
 
@@ -125,3 +124,16 @@ class PageTable:
         """How many bytes of the file lie in the absent ones of pages `first` to `last`; the last page may be short."""
         lacking = self.count * PAGE - self.size if last == self.count and not self.rows[last - 1] else 0
         return self.rows[first:last].count(0) * PAGE - lacking
+
+
+def _resident_runs(rows: bytes) -> Iterator[tuple[int, int]]:
+    """The runs of pages that are not absent, in order."""
+    unread, read = rows.find(RESIDENT), rows.find(REFERENCED)
+    while unread >= 0 or read >= 0:
+        begin = unread if read < 0 or 0 <= unread < read else read
+        end = rows.find(ABSENT, begin)
+        at = len(rows) if end < 0 else end
+        yield begin, at
+        # Each is sought on from where it was found last, so that the table is gone through once.
+        unread = rows.find(RESIDENT, at) if 0 <= unread < at else unread
+        read = rows.find(REFERENCED, at) if 0 <= read < at else read
