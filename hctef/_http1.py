@@ -166,7 +166,11 @@ class PlainResponse:
         as long as each brings the bytes of the next of `extents`, with a head that says nothing else new. Returns how
         many. What else has come stays for `follow`."""
         like = template(self._block) if self.persistent and not self.left else None
-        return 0 if like is None else self._connection.collect(like, extents, put)
+        if like is None:
+            return 0
+        count: int = self._connection.collect(like, extents, put)
+        self.persistent = self._connection.is_clean
+        return count
 
     def close(self) -> None:
         """Close the connection."""
@@ -325,6 +329,11 @@ class _Plain:
             self.unanswered -= count
             self.carry(length)
         return count
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing has come that was not asked for: it might pass for the next response."""
+        return self.unanswered > 0 or self._over == (0, 0)
 
     def _receive_now(self, room: memoryview) -> int:
         """Receive what is there. 0: nothing is, or what went wrong, which the next receive finds too."""

@@ -398,3 +398,26 @@ def test_what_has_come_in_whole_is_taken_at_once(
             assert following is None or following.unanswered == len(sizes) - good - 1
             response = following or response
         response.close()
+
+
+def test_more_than_was_asked_for_is_no_response() -> None:
+    """Behind the last that was taken at once: the connection is used for nothing else."""
+    with scripted([ANSWERS[0] + ANSWERS[1] + ANSWERS[0]], [ANSWERS[0]], [ANSWERS[0]]) as server:
+        headers = PlainHeaders()
+        headers.following = [(path(server.url), {})]
+        transport, taken = Urllib3Transport(Options(timeout=10)), list[int]()
+        response: Any = transport.open("GET", server.url, headers)
+        response.drain()
+        assert response.collect(iter([ByteRange(10, 20)]), lambda start, _: taken.append(start)) == 1
+        assert taken == [10]
+        response.release()
+        again: Any = transport.open("GET", server.url, {})
+        again.drain()
+        again.release()
+        assert server.connections == 2
+
+
+ANSWERS = [
+    b"HTTP/1.1 206 P\r\nContent-Length: 10\r\nContent-Range: bytes %d-%d/20\r\n\r\n" % (at, at + 9) + DATA[at : at + 10]
+    for at in (0, 10)
+]
