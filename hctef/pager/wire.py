@@ -4,7 +4,7 @@ Never pickle: what comes over a socket is data. Every request has an `id`, and i
 
 | op | fields, descriptors | reply |
 | --- | --- | --- |
-| attach | link, base, size, table, url, …; [uffd, memfd, table] | {} |
+| attach | link, base, size, url, line, …; [uffd, memfd, table] | {} |
 | rearm | link, base; [uffd]: a forked child's | {} |
 | client | [socket]: a forked child's own | none |
 | read | link, start, stop, hold | {} |
