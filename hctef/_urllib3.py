@@ -320,7 +320,8 @@ class Urllib3Exchange:
 
     def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
         response, ahead = self._response, self._ahead
-        if not isinstance(response, PlainResponse):
+        pool = self._transport.host(ahead[0].url) if ahead else None
+        if not isinstance(response, PlainResponse) or not isinstance(pool, PlainPool):
             return 0
 
         def is_next(extent: ByteRange) -> bool:
@@ -330,7 +331,10 @@ class Urllib3Exchange:
             ahead.popleft()
             put(start, body)
 
-        return response.collect(itertools.takewhile(is_next, extents), take)
+        count = response.collect(itertools.takewhile(is_next, extents), take)
+        if count:
+            pool.pipelines = True
+        return count
 
     def receive(self, limit: int) -> bytes:
         response = self._response
@@ -339,7 +343,7 @@ class Urllib3Exchange:
         try:
             return response.read(limit)
         except _BROKEN as error:
-            self._close()
+            self._was_cut()
             raise translate(error) from error
 
     def receive_into(self, room: memoryview, least: int) -> int:
@@ -347,10 +351,22 @@ class Urllib3Exchange:
         if response is None:
             return 0
         try:
-            return response.readinto(room, least)
+            count = response.readinto(room, least)
         except _BROKEN as error:
-            self._close()
+            self._was_cut()
             raise translate(error) from error
+        if not count and response.left:
+            self._was_cut()
+        return count
+
+    def _was_cut(self) -> None:
+        """A body was. A server that closes with requests unread may lose what it had sent (RFC 9112 section 9.6): where
+        it was not seen to bear requests behind another, it is sent none again."""
+        pool = self._transport.host(self._ahead[0].url) if self._ahead else None
+        if isinstance(pool, PlainPool) and pool.pipelines is None and not self._aborted:
+            pool.pipelines = False
+            log.debug("a body was cut that requests followed: they are sent one by one")
+        self._close()
 
     def drop(self) -> None:
         self._ahead.clear()

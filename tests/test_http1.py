@@ -419,6 +419,38 @@ def test_a_server_that_is_silent_when_several_requests_come_is_waited_for_once()
         assert pool.persists is False
 
 
+def test_what_is_taken_at_once_proves_a_server() -> None:
+    """As much as what is read one by one does."""
+    with scripted(FULL, [FULL[0] + NEXT[0]], []) as server:
+        transport, taken = told(server.url, 10), list[int]()
+        pool: Any = transport.host(server.url)
+        exchange = transport.exchange()
+        assert fetch(exchange, asked(server.url, ONE, TWO)) == 206
+        assert exchange.collect(iter([ONE]), lambda start, _: taken.append(start)) == 0
+        assert pool.pipelines is None
+        assert exchange.collect(iter([TWO]), lambda start, _: taken.append(start)) == 1
+        assert pool.pipelines
+        assert taken == [10]
+        exchange.drop()
+
+
+@pytest.mark.parametrize("known", [None, True])
+def test_a_body_that_is_cut_may_be_the_fault_of_what_follows(known: bool | None) -> None:
+    """A server that closes with requests unread loses what it had sent: it is sent no more than one, unless it was seen
+    to bear them."""
+    with scripted(FULL, [FULL[0][:-4], None]) as server:
+        transport = told(server.url, 10)
+        pool: Any = transport.host(server.url)
+        pool.pipelines = known
+        exchange = transport.exchange()
+        exchange.send(asked(server.url, ONE, TWO))
+        room = memoryview(bytearray(64))
+        assert exchange.receive_into(room, 10) == 6
+        assert exchange.receive_into(room, 4) == 0
+        assert pool.pipelines is bool(known)
+        exchange.drop()
+
+
 def test_one_that_was_seen_to_bear_them_is_believed() -> None:
     """Its error is an error."""
     with scripted(FULL, REFUSED["400"]) as server:
