@@ -130,7 +130,6 @@ class Delivery(Residency):
 
     def _rest_of(self, lane: Lane) -> PlanGen[None]:
         """What waits in a lane, one after the other."""
-        self.give_back(lane.claim)
         while lane.advance():
             if not (lane.open and (yield from self._collect(lane))):
                 yield from self._one(lane, followed=True)
@@ -422,6 +421,7 @@ class Delivery(Residency):
                 if lane.claim.cancelled or self.closed:
                     raise Cancelled
                 yield from bringing
+                self.give_back(lane.claim)
                 yield from self._rest_of(lane)
             finally:
                 self._slots.release()

@@ -78,9 +78,6 @@ class Transport(Protocol):
     def pipelines(self) -> bool:
         """Whether what follows a request (`Send.then`) is perhaps sent with it."""
 
-    def expect(self, url: str) -> None:
-        """Requests for this URL will come."""
-
     def exchange(self) -> Exchange:
         """A new one; cheap."""
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hctef._link import Link
-from hctef._pace import Pace
+from hctef._pace import KIB, MIB, Pace
 from hctef._patterns import Lattice, Run, Stride, Strides, Survival
 from hctef._ranges import PAGE, ByteRange
 from hctef._regions import USUAL_BLOCK
-
-KIB, MIB = 1 << 10, 1 << 20
 
 RUNS = 24
 """Remembered as going on: as many columns may be read side by side."""

@@ -46,6 +46,7 @@ def plain_head(block: bytes) -> PlainHead | None:
     return PlainHead(status, headers, int(length))
 
 
+@functools.lru_cache(64)
 def template(block: bytes) -> bytes | None:
     """What `alike` makes of a plain head. None where it does not name bytes, and how many of them, once each."""
     length, extent = (fields.findall(block) for fields in (_LENGTHS, _EXTENTS))

@@ -13,6 +13,7 @@ requests that were not answered is never used for anything else.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import socket
@@ -84,8 +85,7 @@ class PlainResponse:
         """`block`: `head` as it came; `ahead`: bytes of the body that came with it; `clean`: and nothing else came."""
         self.sock, self._block = sock, block
         self.status, self.headers, self.left = head
-        left = self.left
-        self._ahead, self._length = ahead, left
+        self._ahead, self._length = ahead, self.left
         self._connection: Any = None  # these are set by urllib3
         self._pool: Any = None
         self.retries: Any = None
@@ -253,14 +253,10 @@ class _Plain:
         except TimeoutError:
             if least == 1:
                 raise
-            usual = sock.gettimeout()
-            sock.settimeout(0)  # what came, though it came slowly
             try:
-                count = sock.recv_into(room)
+                count = self._receive_now(room)  # what came, though it came slowly
             except BlockingIOError:
                 raise TimeoutError("timed out") from None
-            finally:
-                sock.settimeout(usual)
         return count
 
     def close(self) -> None:
@@ -308,6 +304,7 @@ class _Plain:
 
     def collect(self, like: bytes, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
         """See `PlainResponse.collect`."""
+        connection: Any = self
         staging, (begin, end) = self._staging or bytearray(), self._over
         count, length, view = 0, 0, memoryview(staging)
         for start, stop in itertools.islice(extents, self.unanswered):
@@ -316,7 +313,10 @@ class _Plain:
             while end - begin < whole <= len(view):
                 view[: end - begin] = view[begin:end]
                 begin, end = 0, end - begin
-                came = self._receive_now(view[end:])
+                _acknowledge(connection.sock)
+                came = 0
+                with contextlib.suppress(OSError):  # nothing is there, or what went wrong the next receive finds too
+                    came = self._receive_now(view[end:])
                 if not came:
                     break
                 end += came
@@ -336,15 +336,12 @@ class _Plain:
         return self.unanswered > 0 or self._over == (0, 0)
 
     def _receive_now(self, room: memoryview) -> int:
-        """Receive what is there. 0: nothing is, or what went wrong, which the next receive finds too."""
+        """Receive what is there. 0: the connection ended. Raises OSError, BlockingIOError where nothing is there."""
         sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
         usual = sock.gettimeout()
-        _acknowledge(sock)
         sock.settimeout(0)
         try:
             count: int = sock.recv_into(room)
-        except OSError:
-            return 0
         finally:
             sock.settimeout(usual)
         return count

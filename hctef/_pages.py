@@ -128,12 +128,10 @@ class PageTable:
 
 def _resident_runs(rows: bytes) -> Iterator[tuple[int, int]]:
     """The runs of pages that are not absent, in order."""
-    unread, read = rows.find(RESIDENT), rows.find(REFERENCED)
-    while unread >= 0 or read >= 0:
-        begin = unread if read < 0 or 0 <= unread < read else read
+    rows = rows.replace(b"\2", b"\1")
+    begin = rows.find(RESIDENT)
+    while begin >= 0:
         end = rows.find(ABSENT, begin)
-        at = len(rows) if end < 0 else end
-        yield begin, at
-        # Each is sought on from where it was found last, so that the table is gone through once.
-        unread = rows.find(RESIDENT, at) if 0 <= unread < at else unread
-        read = rows.find(REFERENCED, at) if 0 <= read < at else read
+        end = len(rows) if end < 0 else end
+        yield begin, end
+        begin = rows.find(RESIDENT, end)

@@ -29,11 +29,10 @@ from typing import NamedTuple
 
 from hctef._foresight import Foresight
 from hctef._link import Link
+from hctef._pace import KIB, MIB
 from hctef._patterns import Run, Stride
 from hctef._ranges import PAGE, ByteRange
 from hctef._regions import EAGER, EAGER_NEAR, Blocks, Rents
-
-KIB, MIB = 1 << 10, 1 << 20
 
 NEAR = 4
 UNSEEN = 16 * MIB

@@ -76,10 +76,6 @@ class Urllib3Transport:
     def pipelines(self) -> bool:
         return any(isinstance(host, PlainPool) and host.pipelines is not False for host in self._hosts.values())
 
-    def expect(self, url: str) -> None:
-        """Requests for this URL will come: what is known of its server counts from the first on."""
-        self.host(url)
-
     def host(self, url: str) -> urllib3.HTTPConnectionPool | None:
         """The way to a URL's server; None: a caller's pool, or a proxy's, is asked for each request. Looked up once:
         that takes as long as the request itself."""
@@ -88,6 +84,11 @@ class Urllib3Transport:
             direct = self.pool is None and not environment_proxy(origin)
             self._hosts[origin] = shared_pool("").connection_from_url(origin) if direct else None
         return self._hosts[origin]
+
+    def plain(self, url: str) -> PlainPool | None:
+        """The pool of a URL's server where its connections are ours."""
+        host: Any = self.host(url)  # a PlainPool is put before a class of urllib3's
+        return host if isinstance(host, PlainPool) else None
 
     def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | PlainResponse:
         """Send a request."""
@@ -210,8 +211,8 @@ class Urllib3Exchange:
         self._method, headers = request.method, PlainHeaders(request.headers)
         headers.started = self._started
         then: list[Send] = []
-        pool = self._transport.host(request.url)
-        if request.then is not None and isinstance(pool, PlainPool) and pool.pipelines is not False:
+        pool = self._transport.plain(request.url)
+        if request.then is not None and pool is not None and pool.pipelines is not False:
             then = self._fitting(request.then(), request)
             if (pool.pipelines or pool.persists) and not self._failed:
                 headers.following = _named(then)
@@ -233,15 +234,15 @@ class Urllib3Exchange:
         seconds = time.monotonic() - self._sent
         self._response, self._patience = response, 4 * seconds
         if response.persistent:
-            if isinstance(pool, PlainPool) and pool.persists is None:
+            if pool is not None and pool.persists is None:
                 pool.persists = True
             self._ahead.extend(then[: response.unanswered])
             self.send_ahead(then)
         return self._head(request, response, seconds=seconds)
 
-    def _doubt(self, pool: urllib3.HTTPConnectionPool | None, headers: PlainHeaders) -> bool:
+    def _doubt(self, pool: PlainPool | None, headers: PlainHeaders) -> bool:
         """Whether a request may have failed for those that were sent behind it: the server was not seen to bear it."""
-        if not isinstance(pool, PlainPool) or not headers.following or pool.pipelines or self._aborted:
+        if pool is None or not headers.following or pool.pipelines or self._aborted:
             return False
         pool.persists = False
         self._failed = True
@@ -264,8 +265,8 @@ class Urllib3Exchange:
         """Whether a request may be sent behind a response."""
         if not isinstance(response, PlainResponse) or not response.persistent:
             return False
-        pool = self._transport.host(request.url)
-        return isinstance(pool, PlainPool) and pool.pipelines is not False
+        pool = self._transport.plain(request.url)
+        return pool is not None and pool.pipelines is not False
 
     def _head(
         self, request: Send, response: PlainResponse, *, ahead: bool = False, seconds: float | None = None
@@ -286,8 +287,8 @@ class Urllib3Exchange:
 
     def _sent_ahead(self, request: Send) -> Head | None:
         """The head of the response to `request`, where that was sent already and is answered as it must be."""
-        response, pool = self._response, self._transport.host(request.url)
-        if self._ahead[0] != request or not isinstance(response, PlainResponse) or not isinstance(pool, PlainPool):
+        response, pool = self._response, self._transport.plain(request.url)
+        if self._ahead[0] != request or not isinstance(response, PlainResponse) or pool is None:
             return None
         self._ahead.popleft()
         following: PlainResponse | None = None
@@ -320,8 +321,8 @@ class Urllib3Exchange:
 
     def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
         response, ahead = self._response, self._ahead
-        pool = self._transport.host(ahead[0].url) if ahead else None
-        if not isinstance(response, PlainResponse) or not isinstance(pool, PlainPool):
+        pool = self._transport.plain(ahead[0].url) if ahead else None
+        if not isinstance(response, PlainResponse) or pool is None:
             return 0
 
         def is_next(extent: ByteRange) -> bool:
@@ -362,8 +363,8 @@ class Urllib3Exchange:
     def _was_cut(self) -> None:
         """A body was. A server that closes with requests unread may lose what it had sent (RFC 9112 section 9.6): where
         it was not seen to bear requests behind another, it is sent none again."""
-        pool = self._transport.host(self._ahead[0].url) if self._ahead else None
-        if isinstance(pool, PlainPool) and pool.pipelines is None and not self._aborted:
+        pool = self._transport.plain(self._ahead[0].url) if self._ahead else None
+        if pool is not None and pool.pipelines is None and not self._aborted:
             pool.pipelines = False
             log.debug("a body was cut that requests followed: they are sent one by one")
         self._close()

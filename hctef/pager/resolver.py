@@ -70,8 +70,9 @@ class Resolver:
         self.planner.requester.adopt(url, target, Validator(**message["validator"]), self.size, message["hidden"])
         self.planner.use_link(link)
         self.planner.begin(self.size)
-        self.driver = _Driver(self.planner, Urllib3Transport(options))
-        self.driver.transport.expect((target or url).request)
+        transport = Urllib3Transport(options)
+        transport.host((target or url).request)  # what is known of the server counts from the first request on
+        self.driver = _Driver(self.planner, transport)
         self.driver.failed = self._failed
         self.driver.arrived = self.show
         self.options = options
