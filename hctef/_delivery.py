@@ -20,17 +20,16 @@ from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange
-from hctef._residency import Pager, Residency
+from hctef._residency import Pager
 from hctef._stats import Stats
 from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import Requester, Sink, Slots
 from hctef._wishes import Wishes
+from hctef._wishing import PIPELINED_MOST, Wishing
 from hctef.exceptions import HctefNetworkError
 
 log = logging.getLogger("hctef")
 
-PIPELINED_MOST = 64
-"""Requests under way on one connection: their heads fit in the initial window of a new one (14 KB, RFC 6928)."""
 PIPELINED_BYTES = 1024 * 1024
 """That they ask for, together: more would be in the way of a reader whose request comes later."""
 
@@ -44,7 +43,7 @@ class Cancelled(Exception):
     """The file was closed, or the reader that asked for these bytes gave up."""
 
 
-class Delivery(Residency):
+class Delivery(Wishing):
     """The transfers of one file."""
 
     def __init__(
@@ -57,18 +56,7 @@ class Delivery(Residency):
     ) -> None:
         """`clock`: seconds."""
         requester = Requester(source, options, Stats(), Link(), clock)
-        super().__init__(options, requester, make_arena, make_pages)
-        self.clock = clock
-        self._slots = Slots(options.max_connections)
-        self._own = 0  # bytes of the transfers under way that readers asked for themselves
-        self._wishes = Wishes()
-        self._lanes: list[Lane] = []
-        """Of the connections that bring what is wished for, or the opening's response."""
-        self._remnant = ByteRange(0, 0)
-        self._tail: Claim | None = None
-        """The whole pages of the opening's response."""
-        self._tail_start = 0
-        """Where that begins: what lies before its first page will be the remnant."""
+        super().__init__(options, requester, make_arena, make_pages, clock)
 
     @property
     def full(self) -> bool:
@@ -236,32 +224,19 @@ class Delivery(Residency):
         if claim.start < self._remnant.stop and self._remnant.start < claim.stop:
             self._remnant = ByteRange(0, 0)
 
-    def _asked(self, claim: Claim) -> int:
-        """Where the request for a claim ends: before the part of a page that the opening's response has, or will."""
-        (start, stop), tail = self._remnant, self._tail
-        if tail is not None and tail.open:
-            start, stop = self._tail_start, tail.start
-        return start if claim.start <= start < stop == claim.stop else claim.stop
-
     def _commit(self, claim: Claim, upto: int) -> None:
         """A claim's whole pages before `upto` were filled. Raises Cancelled: nobody wants them any longer."""
         if claim.cancelled or self.closed:
             raise Cancelled
         if upto > claim.at:
             self._arrived(claim.at, upto)
+            if claim.behind:
+                self._wishes.came(upto - claim.at)
             claim.advance(upto)
 
     def arena_sink(self, least: int = 1) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that. `least`: see `Sink`."""
         return Sink(Fill, self.arena.room, least=least)
-
-    def give_back(self, claim: Claim) -> None:
-        """Fetched or not, nobody brings it any longer. Once is enough; more does nothing."""
-        if claim.open and claim.behind:
-            self._wishes.ended(claim.stop - claim.start)
-            if not claim.started:
-                self._leave(self._lane_of(claim))
-        self.cache.release(claim)
 
     def cancel(self, claims: Iterable[Claim]) -> None:
         """Stop transfers at their next piece; those that did not begin are given back at once."""
@@ -293,101 +268,6 @@ class Delivery(Residency):
         for claim in claims:
             if claim.error is not None and (self.closed or not isinstance(claim.error, Cancelled)):
                 raise claim.error
-
-    # what is wished for
-
-    def _next(self, own: Lane | None = None) -> Claim | None:
-        """The next piece of what is wished for, claimed, where there is room for another request; on a lane, where that
-        is under way already. `own`: on no other than this."""
-        wishes, policy, lanes = self._wishes, self.policy, self._lanes
-        if wishes.bytes and wishes.bytes + self._own + policy.piece > policy.in_flight:
-            return None
-        found = wishes.first(self._gaps, policy.piece)
-        if found is None:
-            return None
-        (start, stop), long = found
-        lane = self._lane() if long and own is None else own
-        if lane is None:
-            if len(lanes) >= max(1, self.options.max_connections - 1):
-                return None  # one connection is left to the readers
-            if long and sum(each.long for each in lanes) >= policy.few:
-                return None
-        rank = len(lanes)
-        piece = policy.piece_of(rank) if lane is None else lane.room(min(policy.piece, policy.lane_bytes // 2))
-        last = None
-        if long and lane is None and any(each.open for each in lanes):
-            last = wishes.last(self._gaps, piece)
-        if last is not None:
-            start, stop = last
-        else:
-            stop = min(stop, start + piece)
-        claim = self.cache.claim(*self._gaps.extents([ByteRange(start, stop)]))
-        claim.behind = True
-        length = claim.stop - claim.start
-        wishes.take(start, stop, length)
-        if lane is not None:
-            lane.join(claim, self._asked(claim))
-        else:
-            policy.begun(rank, length)
-            lanes.append(Lane(claim, long=long))
-        return claim
-
-    def _lane(self) -> Lane | None:
-        """The lane on which what is wished for comes soonest; None: none has room for it."""
-        if self._slots.wanted:
-            return None
-        most = self.policy.lane_bytes
-        due = [lane for lane in self._lanes if lane.open and lane.is_due(most)]
-        return max(due, key=lambda lane: lane.carried, default=None)
-
-    def _join(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
-        """Have the first of some claims come on a connection that is under way, where there is one. Returns the
-        others."""
-        lane = self._lane() if claims else None
-        if lane is None:
-            return claims
-        lane.join(claims[0], self._asked(claims[0]))
-        return claims[1:]
-
-    def _lane_of(self, claim: Claim) -> Lane | None:
-        """The lane on which a claim is under way, or to begin."""
-        return next((lane for lane in self._lanes if lane.claim is claim), None)
-
-    def _leave(self, lane: Lane | None) -> None:
-        """A lane's connection is free."""
-        if lane in self._lanes:
-            self._lanes.remove(lane)
-
-    def _feed(self, lane: Lane) -> None:
-        """Bytes came on a lane: before its connection has nothing to do, have it go on with what is wished for."""
-        if not lane.open or (self.link.near and lane not in self._lanes) or not lane.has_moved():
-            return
-        while self._wishes and not self._slots.wanted and lane.is_due(self.policy.lane_bytes):
-            if self._next(lane) is None:
-                break
-        self.link.used(self.clock(), fully=bool(self._wishes))
-
-    @property
-    def _takes_along(self) -> bool:
-        """Whether who brings a reader's bytes brings with them what is wished for: where the work of this process takes
-        longer than to wait, requests that are sent together cost half as much as others, and less than a thread."""
-        return self.link.near and self.link.pipelines
-
-    def _take_along(self, lane: Lane) -> None:
-        """Have the short ones of what is wished for come with a reader's claim, which comes last: a view's reader would
-        touch each of them while it is on its way, and be told of it, which takes longer than to bring it."""
-        while len(lane.waiting) < PIPELINED_MOST and self._wishes.short and self._next(lane) is not None:
-            pass
-        lane.waiting.append(lane.claim)
-        lane.claim = lane.waiting.popleft()
-
-    def _pump(self) -> tuple[Claim, ...]:
-        """Claims for what is wished for, as many as there is room for, but those that joined a lane."""
-        claims: list[Claim] = []
-        while self._wishes and (claim := self._next()) is not None:
-            if not claim.started:
-                claims.append(claim)
-        return tuple(claims)
 
     # the opening's response
 
@@ -433,5 +313,5 @@ class Delivery(Residency):
 
         steps = whole()
         next(steps)  # so that whoever throws it away before it ran gives back what it holds
-        self._lanes.append(lane)
+        self._begin_lane(lane)
         yield Detach(lane.claim, steps)

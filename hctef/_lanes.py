@@ -27,13 +27,15 @@ connection has enough to send for two."""
 class Lane:
     """One transfer's claims: the one under way, and those that wait behind it."""
 
-    __slots__ = ("_done", "_looked", "claim", "fresh", "like", "long", "open", "waiting")
+    __slots__ = ("_done", "_looked", "claim", "fresh", "like", "long", "open", "rank", "waiting")
 
     def __init__(self, claim: Claim, *, long: bool = False) -> None:
         self.claim = claim
         """Under way."""
         self.long = long
         """Of a wish that is brought piece by piece."""
+        self.rank = 0
+        """Its connection's, by what they have carried: 0 is the warmest."""
         self.waiting: deque[Claim] = deque()
         self.like: Callable[[ByteRange], Send] | None = None
         """Makes a request as the one under way was made."""
@@ -58,8 +60,8 @@ class Lane:
         return True
 
     def is_due(self, most: int) -> bool:
-        """Whether so little is still to come that another claim is to be asked for; `most`: the bytes of a lane that is
-        no longer in slow start."""
+        """Whether so little is still to come that another claim is to be asked for: at most `most`, and less in slow
+        start."""
         left = self.claim.stop - self.claim.at + sum(claim.stop - claim.start for claim in self.waiting)
         return left <= self.room(most)
 

@@ -205,13 +205,12 @@ class Planner(Delivery):
             if claims:
                 yield FetchPlan(claims=claims)
                 self._raise_first(claims)
-            elif idle := self._hurry(missing):
-                if self._alone(idle, missing[-1].stop):
-                    yield FetchPlan(claims=idle)
-                    self._raise_first(idle)
-                else:
-                    yield FetchPlan(background=idle)
+            elif (idle := self._hurry(missing)) and self._alone(idle, missing[-1].stop):
+                yield FetchPlan(claims=idle)
+                self._raise_first(idle)
             else:
+                if idle:
+                    yield FetchPlan(background=idle)
                 self.stats.waits += 1
                 yield FetchPlan(
                     wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run))
@@ -244,8 +243,8 @@ class Planner(Delivery):
         """A thread is blocked at byte `at`: have its page fetched behind the caller, and what it will touch next."""
         self._check_open()
         urgent, behind = self._consult(ByteRange(at, at + 1), self.clock())
-        first = sorted(urgent, key=lambda claim: not claim.start <= at < claim.stop)
-        yield FetchPlan(background=(*self._hurry([align(at, at + 1, self.size)]), *first, *behind))
+        first = self._hurry([align(at, at + 1, self.size)])
+        yield FetchPlan(background=(*first, *(claim for claim in urgent if claim not in first), *behind))
 
     def coming(self, page: int) -> bool:
         """Whether a page is on its way already, and nobody wants to hear of its touch: there is nothing to do."""
@@ -299,13 +298,14 @@ class Planner(Delivery):
         return [gap for run in missing for gap in self._gaps.free(run)]
 
     def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
-        """Put what a prefetch claimed and has not asked for yet before all that nobody waits for.
+        """Put what was claimed and not asked for yet before all that nobody waits for.
 
-        Returns the claims among them whose transfers were not begun: this reader begins them.
+        Returns the claims among them whose transfers were not begun: this reader begins them, or has them begun before
+        what others wait for, since he came last.
         """
         idle: list[Claim] = []
         for claim in [claim for run in missing for claim in self.cache.claims(*run)]:
-            if claim.sending or claim.urgent:
+            if claim.sending:
                 continue
             claim.urgent = True
             if claim.turn is not None:

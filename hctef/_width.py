@@ -67,9 +67,9 @@ class Width:
 
     @property
     def in_flight(self) -> float:
-        """Bytes that the connections may have in flight at least, where that is what holds them back: before more has
-        come, a line's rate says nothing of it."""
-        return self.count * WINDOW if self.windowed else 0.0
+        """Bytes to have asked for at least, where what connections may have in flight holds them back: before more has
+        come, a line's rate says nothing of it. For each as much again, which it sends until the next request comes."""
+        return 2 * self.count * WINDOW if self.windowed else 0.0
 
     def idle(self) -> None:
         """The line is not used fully: how fast bytes come is the least of what it can do."""

@@ -28,7 +28,7 @@ class Wishes:
     def __init__(self) -> None:
         self._queue: deque[tuple[ByteRange, bool]] = deque()  # the rest of each, and whether it was long
         self.bytes = 0
-        """Of the requests under way."""
+        """Of the requests under way, that are still to come."""
 
     def __bool__(self) -> bool:
         """Whether anything is wished for."""
@@ -73,8 +73,8 @@ class Wishes:
             self._queue.appendleft((ByteRange(wish.start, start), long))
         self.bytes += length
 
-    def ended(self, length: int) -> None:
-        """A request for so many bytes is over, whatever came of it."""
+    def came(self, length: int) -> None:
+        """So many bytes of what was asked for came."""
         self.bytes -= length
 
     def clear(self) -> None:

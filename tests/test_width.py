@@ -119,7 +119,7 @@ def test_a_reader_that_pauses_tells_the_least_of_it() -> None:
         width.came(look * 0.01, int(look * 0.01 * WINDOW * 1.05 / 0.02), 0.02)
         width.idle()
     assert width.count == 4
-    assert width.in_flight == 4 * WINDOW
+    assert width.in_flight == 2 * 4 * WINDOW
     slow = Width()
     for look in range(200):
         slow.came(look * 0.01, int(look * 0.01 * WINDOW * 0.95 / 0.02), 0.02)

@@ -1,0 +1,117 @@
+"""On which connections what is wished for comes, and how much on each."""
+
+from __future__ import annotations
+
+from hctef._arena import AnonymousArena
+from hctef._lanes import Lane
+from hctef._link import Link
+from hctef._options import Options
+from hctef._planner import Planner
+from hctef._ranges import PAGE, ByteRange
+from hctef._steps import FetchPlan
+
+MIB = 1 << 20
+SIZE = 1024 * MIB
+
+
+def line(*, connections: int) -> Planner:
+    """Of a file over 20 ms and 500 MB/s, where so many connections are worth it for what is long."""
+    link = Link()
+    link.answered(0.02)
+    for _ in range(2):
+        link.rate(500e6)
+    link.pipelines, link.width.count = True, connections
+    planner = Planner("http://host/file", Options(prefetch_bytes=0), AnonymousArena)
+    planner.use_link(link)
+    planner.begin(SIZE)
+    return planner
+
+
+def carry(planner: Planner, lane: Lane, count: int) -> None:
+    """The head of a lane's response has come, and so many bytes; what was brought whole is given back."""
+    lane.open = True
+    while count:
+        claim = lane.claim
+        claim.started = True
+        step = min(count, claim.stop - claim.at)
+        planner._commit(claim, claim.at + step)
+        planner._feed(lane)
+        count -= step
+        if claim.at == claim.stop:
+            planner.give_back(claim)
+            if not lane.advance():
+                planner._leave(lane)
+                return
+
+
+def left(lane: Lane) -> int:
+    return sum(claim.stop - claim.at for claim in lane.claims)
+
+
+def test_connections_have_equal_shares_of_what_may_be_in_flight() -> None:
+    """Whichever brings the most: all of them are busy, and none has what the others could bring."""
+    planner = line(connections=4)
+    for rank in range(4):
+        planner.policy.begun(rank, SIZE)  # none is cold
+    planner._wishes.push([ByteRange(0, SIZE)])
+    assert len(planner._pump()) == len(planner._lanes) == 4
+    share = planner.policy.lane_bytes
+    first, *others = planner._lanes
+    for _ in range(100):
+        carry(planner, first, MIB)
+        carry(planner, others[0], 256 * 1024)
+        assert all(0 < left(lane) <= share for lane in planner._lanes)
+        assert planner._wishes.bytes <= planner.policy.in_flight
+    assert planner._lanes == [first, *others]
+    assert left(first) > share / 2
+    assert planner.policy.warmth(first.rank) > planner.policy.warmth(others[0].rank)
+    planner.close()
+
+
+def test_a_cold_connection_begins_where_the_readers_come_last() -> None:
+    """And with little: the warmest goes on at the front."""
+    planner = line(connections=4)
+    planner.policy.begun(0, 100 * MIB)  # one has brought a lot
+    planner._wishes.push([ByteRange(100 * MIB, 200 * MIB)])
+    front = planner._next()
+    assert front is not None
+    assert front.start == 100 * MIB
+    planner._lanes[0].open = True
+    cold = planner._next()
+    assert cold is not None
+    assert cold.stop == 200 * MIB
+    assert cold.stop - cold.start < front.stop - front.start
+    planner.close()
+
+
+def test_a_warm_connection_that_is_idle_comes_before_a_cold_one_under_way() -> None:
+    """What the readers come to next, too."""
+    planner = line(connections=2)
+    planner._wishes.push([ByteRange(0, 64 * MIB)])
+    planner._pump()
+    warm, cold = planner._lanes
+    planner._wishes.clear()
+    carry(planner, warm, left(warm))
+    planner.policy.begun(warm.rank, 100 * MIB)
+    carry(planner, cold, left(cold) - 16 * 1024)  # there is room for more on it
+    assert planner._lanes == [cold]
+    planner._wishes.push([ByteRange(200 * MIB, 300 * MIB)])
+    claim = planner._next()
+    assert claim is not None
+    assert claim.start == 200 * MIB
+    assert [lane.rank for lane in planner._lanes] == [cold.rank, warm.rank]
+    assert planner._lanes[1].claim is claim
+    planner.close()
+
+
+def test_a_blocked_thread_comes_before_what_others_were_blocked_for() -> None:
+    """Its page was claimed with that of another, in whose block it is, and nobody has begun to bring it: else it would
+    wait until all that was asked for since has come."""
+    planner = line(connections=1)
+    planner.pages.mark(PAGE, 2 * PAGE)
+    near, far = planner._claim([ByteRange(0, PAGE), ByteRange(2 * PAGE, 4 * PAGE)], urgent=True)
+    near.started = near.sending = True
+    plan = next(planner.demand(3 * PAGE))
+    assert isinstance(plan, FetchPlan)
+    assert plan.background[0] is far
+    planner.close()
