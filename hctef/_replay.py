@@ -1,4 +1,7 @@
-"""Responses that are not plain, replayed to `http.client` and urllib3 from their first byte: they know all there is."""
+"""Responses that are not plain: read by `http.client` and urllib3, which know all there is.
+
+Where our own connection has begun to receive one, it is replayed to them from its first byte.
+"""
 
 from __future__ import annotations
 
@@ -66,3 +69,51 @@ def replayed(connection: Any, url: str, before: bytes) -> urllib3.HTTPResponse:
         request_url=url,
         sock_shutdown=shutdown,
     )
+
+
+class Urllib3Response:
+    """A response as urllib3 reads it: of a caller's pool, by a proxy, or not plain; used as a `PlainResponse` is."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self._response: Any = response
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.headers.itermerged()}
+
+    @property
+    def left(self) -> int | None:
+        """Bytes of the body that were not read; None where nobody knows."""
+        response = self._response
+        left: int | None = None if response.chunked else response.length_remaining
+        if left is None and response._fp is not None and response._fp.isclosed():
+            return 0
+        return left
+
+    def readinto(self, room: memoryview, least: int) -> int:
+        response = self._response
+        body = response._fp  # http.client's; urllib3's own readinto reads into bytes first, and copies them
+        if response.chunked or body is None or not body.length or body.fp is None:
+            data = self.read(len(room))
+            room[: len(data)] = data
+            return len(data)
+        count: int = (body.fp.readinto if least >= len(room) else body.fp.readinto1)(room[: body.length])
+        body.length -= count
+        response.length_remaining = body.length  # else urllib3 takes the body for cut, and closes
+        if not body.length:
+            body.read(0)  # the end: the connection is free
+        return count
+
+    def read(self, limit: int) -> bytes:
+        data: bytes = self._response.read1(limit, decode_content=False)
+        return data
+
+    def drain(self) -> None:
+        self._response.drain_conn()
+
+    def release(self) -> None:
+        self._response.release_conn()
+
+    def close(self) -> None:
+        self._response.close()
+
+    def shutdown(self) -> None:
+        self._response.shutdown()

@@ -37,6 +37,7 @@ from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
 from hctef._proxies import environment_proxy
 from hctef._ranges import ByteRange
+from hctef._replay import Urllib3Response
 from hctef._retries import TransportError
 from hctef._steps import Send
 
@@ -130,54 +131,6 @@ def pool_timeout(timeout: Any) -> Timeout | None:
     return Timeout(float(timeout))
 
 
-class _Response:
-    """A response as urllib3 reads it: of a caller's pool, by a proxy, or not plain; used as a `PlainResponse` is."""
-
-    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
-        self._response: Any = response
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.itermerged()}
-
-    @property
-    def left(self) -> int | None:
-        """Bytes of the body that were not read; None where nobody knows."""
-        response = self._response
-        left: int | None = None if response.chunked else response.length_remaining
-        if left is None and response._fp is not None and response._fp.isclosed():
-            return 0
-        return left
-
-    def readinto(self, room: memoryview, least: int) -> int:
-        response = self._response
-        body = response._fp  # http.client's; urllib3's own readinto reads into bytes first, and copies them
-        if response.chunked or body is None or not body.length or body.fp is None:
-            data = self.read(len(room))
-            room[: len(data)] = data
-            return len(data)
-        count: int = (body.fp.readinto if least >= len(room) else body.fp.readinto1)(room[: body.length])
-        body.length -= count
-        response.length_remaining = body.length  # else urllib3 takes the body for cut, and closes
-        if not body.length:
-            body.read(0)  # the end: the connection is free
-        return count
-
-    def read(self, limit: int) -> bytes:
-        data: bytes = self._response.read1(limit, decode_content=False)
-        return data
-
-    def drain(self) -> None:
-        self._response.drain_conn()
-
-    def release(self) -> None:
-        self._response.release_conn()
-
-    def close(self) -> None:
-        self._response.close()
-
-    def shutdown(self) -> None:
-        self._response.shutdown()
-
-
 class Urllib3Exchange:
     """One request at a time, and what follows it sent ahead (pipelined) where that is of use. See `_drivers.Exchange`.
 
@@ -189,7 +142,7 @@ class Urllib3Exchange:
 
     def __init__(self, transport: Urllib3Transport) -> None:
         self._transport = transport
-        self._response: PlainResponse | _Response | None = None
+        self._response: PlainResponse | Urllib3Response | None = None
         self._method = ""
         self._ahead: deque[Send] = deque()
         """Sent, and not answered yet."""
@@ -226,7 +179,7 @@ class Urllib3Exchange:
         finally:
             self._sock = None
         if not isinstance(response, PlainResponse):
-            self._response = _Response(response)
+            self._response = Urllib3Response(response)
             if (response.status == 400 or response.status >= 500) and self._doubt(pool, headers):
                 self._close()
                 return self.send(request)
@@ -261,7 +214,7 @@ class Urllib3Exchange:
             except OSError:  # the connection is broken: what reads this response finds that too
                 log.debug("requests could not be sent ahead", exc_info=True)
 
-    def _pipelines(self, request: Send, response: PlainResponse | _Response | None) -> bool:
+    def _pipelines(self, request: Send, response: PlainResponse | Urllib3Response | None) -> bool:
         """Whether a request may be sent behind a response."""
         if not isinstance(response, PlainResponse) or not response.persistent:
             return False

@@ -9,6 +9,7 @@ process must. docs/pager.md tells the facts, the protocol and what happens when 
     conversation.py  there too: what is said and heard, and who takes the place of helpers that die
     client.py        there too: the thread whose conversation that is, its start and end, and forks
     supervisor.py    the first helper: one thread, holds every descriptor, forks the worker anew when it dies
+    state.py         what both keep: descriptors, and who holds which pages
     worker.py        the second helper: the loop that reads faults and messages
     resolver.py      in the worker, one file: from a fault to its bytes, with the planner and the driver of hctef
     filling.py       in the worker, one file: the arena that is filled in other processes' memory, and the page table

@@ -25,7 +25,8 @@ import traceback
 import warnings
 
 from hctef.pager import wire
-from hctef.pager.worker import State, Worker, leave
+from hctef.pager.state import State
+from hctef.pager.worker import Worker
 
 QUICK = 1.0
 """A worker that lived for less than these seconds was no success: the next one is forked after a pause."""
@@ -122,7 +123,7 @@ def _watch(state: State, pid: int, control: socket.socket) -> int:
         while True:
             ready = {fd for fd, _ in poll.poll()}
             while (received := _received(control)) is not None:  # what it said before it died, too
-                keep(state, *received)
+                state.keep(*received)
             if pidfd in ready:
                 return os.waitpid(pid, 0)[1]
     finally:
@@ -134,21 +135,3 @@ def _received(control: socket.socket) -> tuple[wire.Message, list[int]] | None:
     with contextlib.suppress(BlockingIOError):
         return wire.receive(control)
     return None
-
-
-def keep(state: State, message: wire.Message, descriptors: list[int]) -> None:
-    """Have the state hold what a worker was told."""
-    client = message["client"]
-    match message["op"]:
-        case "attach":
-            uffd, *others = descriptors
-            state.links[message["link"]] = message, others
-            state.uffds[message["link"], client] = uffd
-        case "rearm":
-            state.uffds[message["link"], client] = descriptors[0]
-        case "client":
-            state.clients[client] = socket.socket(fileno=descriptors[0])
-        case "detach":
-            leave(state, message["link"], client)
-        case "leave":
-            state.clients.pop(client).close()

@@ -14,12 +14,10 @@ import mmap
 import os
 import selectors
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from hctef import _uffd
@@ -30,6 +28,7 @@ from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.filling import table_bytes
 from hctef.pager.resolver import Resolver
+from hctef.pager.state import Hold, Holds, State
 
 CALLS = 64
 """Requests in words that are worked on at once, for each file: they wait for the network, each in a thread."""
@@ -40,20 +39,6 @@ AGAIN_SECONDS = 1.0
 TIDY_SECONDS = 0.5
 """After a file went, until its parts, which refer to each other, are collected: its transfers have ended by then. Its
 mappings and descriptors would stay until the collector comes of itself, which may be never."""
-
-_Hold = tuple[str, int, int]
-"""Link, client, the client's number of it."""
-
-
-@dataclass(slots=True)
-class State:
-    """What the supervisor keeps, so that a worker can begin where another ended."""
-
-    clients: dict[int, socket.socket] = field(default_factory=dict)
-    links: dict[str, tuple[wire.Message, list[int]]] = field(default_factory=dict)
-    """By link: what `attach` said, and the descriptors [memfd, table]."""
-    uffds: dict[tuple[str, int], int] = field(default_factory=dict)
-    """By link and client: the descriptor of that process."""
 
 
 class Worker:
@@ -72,9 +57,7 @@ class Worker:
         self._calls: dict[str, ThreadPoolExecutor] = {}
         self._outgoing: dict[int, deque[wire.Message]] = {}
         self._done: deque[tuple[int, wire.Message]] = deque()
-        self._holds: dict[_Hold, Any] = {}
-        """The pin of each hold; until its pages are there, an object that tells one attempt from another."""
-        self._holding = threading.Lock()
+        self._holds = Holds(self._release)
         self._due: float | None = None
         self._untidy = False
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
@@ -178,7 +161,7 @@ class Worker:
                 self._detach(message["link"], client)
                 self._answer(client, message, {})
             case "let_go":
-                self._let_go((message["link"], client, message["hold"]))
+                self._holds.let_go((message["link"], client, message["hold"]))
             case "look":
                 self._look(self._resolver(message), wire.unpack_ranges(message["ranges"]))
             case "advise":
@@ -281,8 +264,8 @@ class Worker:
         if (link, client) not in self._state.uffds:
             return
         self._tell_supervisor({"op": "detach", "link": link, "client": client}, [])
-        for key in [key for key in list(self._holds) if key[:2] == (link, client)]:
-            self._let_go(key)
+        for key in self._holds.of(link, client):
+            self._holds.let_go(key)
         own = self._own.pop((link, client), -1)
         resolver = self._resolvers.get(link)
         if resolver is not None:
@@ -292,7 +275,7 @@ class Worker:
             with contextlib.suppress(OSError):  # what I have read and not resolved is for others, where there are any
                 _uffd.wake(self._state.uffds[link, client], resolver.base, -(-resolver.size // PAGE) * PAGE)
             resolver.arena.drop(own)
-        leave(self._state, link, client)
+        self._state.leave(link, client)
         if link not in self._state.links and link in self._resolvers:
             self._resolvers.pop(link).close()
             self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
@@ -317,10 +300,10 @@ class Worker:
         key, attempt = None, object()
         if message.get("hold") is not None:
             key = message["link"], client, message["hold"]
-            self._let_go(key, attempt)
+            self._holds.let_go(key, attempt)
         self._calls[message["link"]].submit(self._call, resolver, client, message, key, attempt)
 
-    def _call(self, resolver: Resolver, client: int, message: wire.Message, key: _Hold | None, attempt: object) -> None:
+    def _call(self, resolver: Resolver, client: int, message: wire.Message, key: Hold | None, attempt: object) -> None:
         """In a thread of its own."""
         try:
             reply = self._perform(resolver, message, key, attempt)
@@ -329,12 +312,12 @@ class Worker:
         self._done.append((client, {**reply, "id": message.get("id", 0)}))
         os.eventfd_write(self._wake, 1)
 
-    def _perform(self, resolver: Resolver, message: wire.Message, key: _Hold | None, attempt: object) -> wire.Message:
+    def _perform(self, resolver: Resolver, message: wire.Message, key: Hold | None, attempt: object) -> wire.Message:
         match message["op"]:
             case "read":
                 extent = ByteRange(message["start"], message["stop"])
                 pin = resolver.read(extent, hold=key is not None)
-                if key is not None and not self._hold(key, attempt, pin):
+                if key is not None and not self._holds.keep(key, attempt, pin):
                     resolver.let_go(pin)
             case "prefetch":
                 return {"count": resolver.prefetch(wire.unpack_ranges(message["ranges"]), wait=message["wait"])}
@@ -342,23 +325,11 @@ class Worker:
                 resolver.evict(ByteRange(message["start"], message["stop"]))
         return {}
 
-    def _hold(self, key: _Hold, attempt: object, pin: Any) -> bool:
-        """Keep a pin, unless it was let go while its pages were fetched."""
-        with self._holding:
-            wanted = self._holds.get(key) is attempt
-            if wanted:
-                self._holds[key] = pin
-            return wanted
-
-    def _let_go(self, key: _Hold, attempt: object | None = None) -> None:
-        """Let a hold go; where it is asked for again, `attempt` stands for it."""
-        with self._holding:
-            before = self._holds.pop(key, None)
-            if attempt is not None:
-                self._holds[key] = attempt
-        resolver = self._resolvers.get(key[0])
-        if resolver is not None and before is not None and type(before) is not object:
-            resolver.let_go(before)
+    def _release(self, link: str, pin: Any) -> None:
+        """A pin is held no longer."""
+        resolver = self._resolvers.get(link)
+        if resolver is not None:
+            resolver.let_go(pin)
 
     def _look(self, resolver: Resolver, ranges: list[ByteRange]) -> None:
         """A client has filled pages itself, before it handed its arena over."""
@@ -409,12 +380,3 @@ def set_environment(wanted: dict[str, str | None]) -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def leave(state: State, link: str, client: int) -> None:
-    """A process has unmapped an arena: its descriptors go, and with the last one all of the link."""
-    uffd = state.uffds.pop((link, client), None)
-    if uffd is not None:
-        os.close(uffd)
-    if link in state.links and not any(name == link for name, _ in state.uffds):
-        wire.close(state.links.pop(link)[1])

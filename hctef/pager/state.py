@@ -1,0 +1,86 @@
+"""What the helpers keep: descriptors and what was said of them, so that a worker can begin where another ended; and, in
+the worker alone, who holds which pages.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hctef.pager import wire
+
+Hold = tuple[str, int, int]
+"""Link, client, the client's number of it."""
+
+
+@dataclass(slots=True)
+class State:
+    """What the supervisor keeps, and each worker begins with."""
+
+    clients: dict[int, socket.socket] = field(default_factory=dict)
+    links: dict[str, tuple[wire.Message, list[int]]] = field(default_factory=dict)
+    """By link: what `attach` said, and the descriptors [memfd, table]."""
+    uffds: dict[tuple[str, int], int] = field(default_factory=dict)
+    """By link and client: the descriptor of that process."""
+
+    def keep(self, message: wire.Message, descriptors: list[int]) -> None:
+        """Hold what a worker was told."""
+        client = message["client"]
+        match message["op"]:
+            case "attach":
+                uffd, *others = descriptors
+                self.links[message["link"]] = message, others
+                self.uffds[message["link"], client] = uffd
+            case "rearm":
+                self.uffds[message["link"], client] = descriptors[0]
+            case "client":
+                self.clients[client] = socket.socket(fileno=descriptors[0])
+            case "detach":
+                self.leave(message["link"], client)
+            case "leave":
+                self.clients.pop(client).close()
+
+    def leave(self, link: str, client: int) -> None:
+        """A process has unmapped an arena: its descriptors go, and with the last one all of the link."""
+        uffd = self.uffds.pop((link, client), None)
+        if uffd is not None:
+            os.close(uffd)
+        if link in self.links and not any(name == link for name, _ in self.uffds):
+            wire.close(self.links.pop(link)[1])
+
+
+class Holds:
+    """The pins that clients hold. Thread-safe."""
+
+    def __init__(self, release: Callable[[str, Any], None]) -> None:
+        """`release`: called with a hold's link and the pin that it had."""
+        self._release = release
+        self._pins: dict[Hold, Any] = {}
+        """The pin of each; until its pages are there, an object that tells one attempt from another."""
+        self._lock = threading.Lock()
+
+    def of(self, link: str, client: int) -> list[Hold]:
+        """Those of a client in a file."""
+        with self._lock:
+            return [key for key in self._pins if key[:2] == (link, client)]
+
+    def keep(self, key: Hold, attempt: object, pin: Any) -> bool:
+        """Keep a pin, unless it was let go while its pages were fetched."""
+        with self._lock:
+            wanted = self._pins.get(key) is attempt
+            if wanted:
+                self._pins[key] = pin
+            return wanted
+
+    def let_go(self, key: Hold, attempt: object | None = None) -> None:
+        """Let a hold go; where it is asked for again, `attempt` stands for it."""
+        with self._lock:
+            before = self._pins.pop(key, None)
+            if attempt is not None:
+                self._pins[key] = attempt
+        if before is not None and type(before) is not object:
+            self._release(key[0], before)
