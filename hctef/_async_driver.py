@@ -219,10 +219,11 @@ class AsyncDriver:
         try:
             if plan.claims:
                 await self._transfer(plan.claims[0])
-            for claim in plan.claims[1:]:
-                with self.lock:  # else it might be released between a look and the waiting
-                    future = claim.wait_for_release()
-                await asyncio.wrap_future(future)
+            for claim in plan.claims:
+                if claim.open:
+                    with self.lock:  # else it might be released between a look and the waiting
+                        future = claim.wait_for_release()
+                    await asyncio.wrap_future(future)
             for future in plan.wait:
                 await asyncio.wrap_future(future)
         except BaseException as error:  # raised again

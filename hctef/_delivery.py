@@ -109,6 +109,8 @@ class Delivery(Wishing):
             self._own += own
             for each in lane.claims:
                 each.sending, each.asked = True, self._asked(each)
+            if claim.urgent:  # who waits for it may drive this: he is not to go on with what is wished for
+                self._leave(lane)
             followed = bool(lane.waiting) or (lane in self._lanes and not self.link.near)
             yield from self._one(lane, followed=followed)
             yield from self._rest_of(lane)
@@ -159,7 +161,7 @@ class Delivery(Wishing):
         except HctefNetworkError as error:
             if not claim.behind or not lane.waiting:
                 raise
-            claim.error = error
+            claim.error, lane.open = error, False  # what was answered is no measure of what follows
             self._wishes.clear()
             log.warning("a transfer failed: %s", error)
         self.give_back(claim)

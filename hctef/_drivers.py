@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -204,6 +205,8 @@ class Driver:
         self._closing = threading.Event()
         self._workers = _workers(planner)
         self._active: set[Exchange] = set()
+        self._abandoned: deque[tuple[PlanGen[Any], Exchange]] = deque()
+        """Generators that are to be ended: whoever had the lock when they were thrown away does it."""
 
     def run[T](self, generator: PlanGen[T], exchange: Exchange | None = None) -> T:
         """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with."""
@@ -228,6 +231,8 @@ class Driver:
                     result: T = end.value
                     return result
                 value = error = None
+                if self._abandoned:
+                    self._end_abandoned()
                 if type(step) is Deliver:
                     yield step.data
                     continue
@@ -241,8 +246,20 @@ class Driver:
                     error = raised
         finally:
             error = None  # its traceback holds this frame
-            with self.lock:
+            self._abandoned.append((generator, exchange))
+            # The garbage collector may be who throws it away, inside of a step of this very thread.
+            self._end_abandoned(blocking=not isinstance(sys.exception(), GeneratorExit))
+
+    def _end_abandoned(self, *, blocking: bool = True) -> None:
+        """End what nobody goes on with; not `blocking`: or leave it to whoever holds the lock."""
+        while self._abandoned and self.lock.acquire(blocking=blocking):
+            try:
+                generator, exchange = self._abandoned.popleft()
                 generator.close()
+            except IndexError:  # another thread was first
+                return
+            finally:
+                self.lock.release()
             self._active.discard(exchange)
             exchange.drop()
 
@@ -291,7 +308,7 @@ class Driver:
                     self._workers.submit(tasks, urgent=urgent)
             for claim in plan.claims:
                 self._transfer(claim)
-            for claim in plan.claims[1:]:
+            for claim in plan.claims:
                 if claim.open:
                     with self.lock:  # else it might be released between a look and the waiting
                         future = claim.wait_for_release()

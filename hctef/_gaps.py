@@ -30,9 +30,9 @@ class Gaps:
         absent, at = pages.missing_bytes(start, stop), start - start % PAGE
         claims = self._cache.claims(at, stop) if absent else ()
         for claim in claims:
-            absent -= pages.missing_bytes(max(at, claim.start), min(stop, claim.stop))
+            absent -= pages.missing_bytes(max(at, claim.at), min(stop, claim.stop))
         for page in self._traps.withheld(at, stop) if absent else ():
-            if not any(claim.start <= page < claim.stop for claim in claims):
+            if not any(claim.at <= page < claim.stop for claim in claims):
                 absent -= min(PAGE, self._size - page)
         return absent
 
@@ -42,7 +42,7 @@ class Gaps:
 
     def free(self, gap: ByteRange) -> Iterable[ByteRange]:
         """The parts of a run of absent pages that nobody fetches, in order."""
-        taken = [(claim.start, claim.stop) for claim in self._cache.claims(*gap)]
+        taken = [(claim.at, claim.stop) for claim in self._cache.claims(*gap)]
         taken += [(page, page + PAGE) for page in self._traps.withheld(*gap)]
         return subtract(gap, sorted(taken)) if taken else (gap,)
 
@@ -95,7 +95,7 @@ class Gaps:
         if start >= limit:
             return start
         end = self._pages.missing_end(start, limit)
-        taken = [claim.start for claim in self._cache.claims(start, end)] if end > start else []
+        taken = [claim.at for claim in self._cache.claims(start, end)] if end > start else []
         taken += self._traps.withheld(start, end)
         return max(start, min([end, *taken]))
 

@@ -27,7 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from hctef._heads import PlainHead, alike, head_end, plain_head, template
 from hctef._ranges import ByteRange
-from hctef._replay import replayed
+from hctef._replay import drained, replayed
 
 STAGING = 20 * 1024
 """Bytes of a connection's buffer: a head, and the smallest block with it."""
@@ -131,10 +131,9 @@ class PlainResponse:
         count = self.readinto(memoryview(room), 1)
         return bytes(memoryview(room)[:count])
 
-    def drain(self) -> None:
-        """Read the rest."""
-        while self.left and self.read(self.left):
-            pass
+    def drain(self, seconds: float) -> None:
+        """Read the rest, as far as it comes within so many seconds."""
+        drained(self, self.sock, seconds)
 
     def release(self) -> None:
         """Give the connection back, for the next request where this one's body was read to its end."""

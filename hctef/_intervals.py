@@ -34,6 +34,7 @@ class Claim:
         "_waiting",
         "asked",
         "at",
+        "awaited",
         "batch",
         "behind",
         "cancelled",
@@ -61,6 +62,8 @@ class Claim:
         """It was wished for behind the readers: whoever brings it goes on with the next wish."""
         self.urgent = False
         """A reader waits for it: it goes before what was prefetched."""
+        self.awaited = False
+        """Somebody waits for all of it: it goes before what nobody waits for."""
         self.batch: Batch | None = None
         """The others that were wanted with it, where they are many."""
         self.turn: Future[None] | None = None
@@ -139,7 +142,7 @@ def _wake(futures: Iterable[Future[None]]) -> None:
             future.set_result(None)
 
 
-_start = attrgetter("start")
+_at = attrgetter("at")
 
 
 class Pin:
@@ -157,7 +160,7 @@ class IntervalCache:
     """Extents in flight, pinned and resident of one file."""
 
     def __init__(self) -> None:
-        self._claims: list[Claim] = []  # by their start: they are disjoint
+        self._claims: list[Claim] = []  # by how far they are: what is still to come of them is disjoint
         self._held: IntervalTree | None = None
         self._brief: set[Pin] = set()
         self._resident: deque[ByteRange] = deque()
@@ -165,27 +168,35 @@ class IntervalCache:
     # in flight
 
     def claim(self, extent: ByteRange) -> Claim:
-        """Say that the caller fetches `extent`, which no open claim may overlap."""
+        """Say that the caller fetches `extent`, of which nothing may be still to come by another claim."""
         claim = Claim(*extent)
-        insort(self._claims, claim, key=_start)
+        insort(self._claims, claim, key=_at)
         return claim
 
     def release(self, claim: Claim) -> None:
         """Give the claim back, fetched or not. Once is enough; more does nothing."""
         if claim.open:
-            index = bisect_left(self._claims, claim.start, key=_start)
-            if index < len(self._claims) and self._claims[index] is claim:  # not forgotten
-                del self._claims[index]
+            claims, index = self._claims, bisect_left(self._claims, claim.at, key=_at)
+            while index < len(claims) and claims[index].at == claim.at:  # what came whole may have a successor there
+                if claims[index] is claim:  # not forgotten
+                    del claims[index]
+                    break
+                index += 1
             claim.release()
 
     def claims(self, start: int, stop: int) -> list[Claim]:
-        """The open claims that overlap `[start, stop)`, by their start."""
-        if not self._claims:
+        """The open claims of which bytes of `[start, stop)` are still to come, in their order. What came may have been
+        evicted since: it is nobody's."""
+        claims = self._claims
+        if not claims:
             return []
-        index = bisect_right(self._claims, start, key=_start)
-        if index and self._claims[index - 1].stop > start:
+        index = bisect_right(claims, start, key=_at)
+        while index and claims[index - 1].at == claims[index - 1].stop:
             index -= 1
-        return self._claims[index : bisect_left(self._claims, stop, index, key=_start)]
+        if index and claims[index - 1].stop > start:
+            index -= 1
+        found = claims[index : bisect_left(claims, stop, index, key=_at)]
+        return [claim for claim in found if claim.at < claim.stop]
 
     def all_claims(self) -> list[Claim]:
         return self._claims.copy()

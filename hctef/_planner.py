@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from hctef._delivery import Delivery
 from hctef._intervals import Batch, Claim, Pin
@@ -273,15 +274,39 @@ class Planner(Delivery):
                 yield Deliver(data)
                 continue
             claims = self.cache.claims(at, stop)
-            if claims and claims[0].start <= at:
+            if claims and claims[0].at <= at:
                 self.stats.waits += 1
                 yield FetchPlan(wait=(claims[0].wait_for(min(stop, claims[0].stop, at + PAGE)),))
                 continue
-            end = min(self.pages.missing_end(at - at % PAGE, stop), claims[0].start if claims else stop)
-            yield from self._slots.acquire()
-            try:
-                yield from self.requester.fetch(at, end, sink, advance)
-            finally:
+            end = min(self.pages.missing_end(at - at % PAGE, stop), claims[0].at if claims else stop)
+            yield from self._lending(self.requester.fetch(at, end, sink, advance))
+
+    def _lending(self, fetching: PlanGen[None]) -> PlanGen[None]:
+        """Fetch in a turn of its own, which others have while the caller looks at what was delivered: he may read
+        meanwhile, or have other streams that he goes on with."""
+        value: Any = None
+        error: BaseException | None = None
+        held = False
+        try:
+            while True:
+                if not held and error is None:
+                    yield from self._slots.acquire()
+                    held = True
+                try:
+                    step = fetching.send(value) if error is None else fetching.throw(error)
+                except StopIteration:
+                    return
+                if type(step) is Deliver:
+                    self._slots.release()
+                    held = False
+                value = error = None
+                try:
+                    value = yield step
+                except BaseException as raised:  # noqa: BLE001  # raised again by what is fetching
+                    error = raised
+        finally:
+            error = None  # its traceback holds this frame
+            if held:
                 self._slots.release()
 
     # planning
@@ -307,7 +332,7 @@ class Planner(Delivery):
         for claim in [claim for run in missing for claim in self.cache.claims(*run)]:
             if claim.sending:
                 continue
-            claim.urgent = True
+            claim.urgent = claim.awaited = True
             if claim.turn is not None:
                 self._slots.hurry(claim.turn)
             elif not claim.started:
@@ -325,7 +350,7 @@ class Planner(Delivery):
             pieces += split(extent, parts) if parts > 1 else (extent,)
         claims = tuple(self.cache.claim(piece) for piece in pieces)
         for claim in claims:
-            claim.urgent = urgent
+            claim.urgent, claim.awaited = urgent, urgent or awaited
         if (urgent or awaited) and len(claims) > self.options.max_connections:
             Batch(claims, self.options.max_connections)
         return claims

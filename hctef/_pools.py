@@ -22,9 +22,21 @@ _pools: dict[str, urllib3.PoolManager] = {}
 _pools_lock = threading.Lock()
 
 
+DEPTH = 64
+
+
 class WarmestFirst(queue.LifoQueue[Any]):
     """Idle connections of a host: the one that carried most lately goes out first, for its congestion window has grown
-    most; among equals the one that was used last."""
+    most; among equals the one that was used last.
+
+    The garbage collector may put one back inside of a call of this very thread: the lock is one that bears it."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self.mutex = threading.RLock()  # type: ignore[assignment]  # used as a Lock is
+        self.not_empty = threading.Condition(self.mutex)
+        self.not_full = threading.Condition(self.mutex)
+        self.all_tasks_done = threading.Condition(self.mutex)
 
     def _get(self) -> Any:
         idle: list[Any] = self.queue
@@ -49,6 +61,14 @@ class PlainPool:
     persists: bool | None = None
     """Whether its connections persist, as far as a response has told; False: it refused a request that others
     followed."""
+    depth = DEPTH
+    """Requests that are sent behind another at most. Halved where an answer among them was such that the rest had to be
+    sent anew, for the server has worked for those in vain; one more for each that was answered as it must be."""
+
+    def proved(self, count: int) -> None:
+        """So many requests that were sent behind another were answered as they must be."""
+        self.pipelines = True
+        self.depth = min(DEPTH, self.depth + count)
 
     def ask_idle(self, path: str, headers: Mapping[str, str], timeout: float | None) -> Any:
         """Send a GET on an idle connection, and receive its response, without its body. None: none is idle.

@@ -5,9 +5,11 @@ Where our own connection has begun to receive one, it is replayed to them from i
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
-from typing import Any
+import time
+from typing import Any, Protocol
 
 import urllib3
 
@@ -71,6 +73,27 @@ def replayed(connection: Any, url: str, before: bytes) -> urllib3.HTTPResponse:
     )
 
 
+class _Body(Protocol):
+    @property
+    def left(self) -> int | None: ...
+    def read(self, limit: int) -> bytes: ...
+
+
+def drained(body: _Body, sock: Any, seconds: float) -> None:
+    """Read the rest of a body that comes by `sock`, as far as it comes within so many seconds."""
+    until, usual = time.monotonic() + seconds, sock.gettimeout()
+    try:
+        while (left := body.left) and (remaining := until - time.monotonic()) > 0:
+            sock.settimeout(remaining)
+            if not body.read(left):
+                return
+    except TimeoutError:
+        pass
+    finally:
+        with contextlib.suppress(OSError):  # it was closed
+            sock.settimeout(usual)
+
+
 class Urllib3Response:
     """A response as urllib3 reads it: of a caller's pool, by a proxy, or not plain; used as a `PlainResponse` is."""
 
@@ -106,8 +129,10 @@ class Urllib3Response:
         data: bytes = self._response.read1(limit, decode_content=False)
         return data
 
-    def drain(self) -> None:
-        self._response.drain_conn()
+    def drain(self, seconds: float) -> None:
+        sock = getattr(self._response.connection, "sock", None)
+        if sock is not None:  # else nobody knows how to wait for so long only
+            drained(self, sock, seconds)
 
     def release(self) -> None:
         self._response.release_conn()

@@ -103,12 +103,12 @@ class Slots:
         return self._free == 0
 
     def acquire(self, claim: Claim | None = None) -> PlanGen[None]:
-        """Wait for a turn: an urgent claim, and what is no claim, before claims that are not."""
+        """Wait for a turn: a claim that is awaited, and what is no claim, before others."""
         if self._free:
             self._free -= 1
             return
         turn: Future[None] = Future()
-        (self._urgent if claim is None or claim.urgent else self._queue).append(turn)
+        (self._urgent if claim is None or claim.awaited else self._queue).append(turn)
         if claim is not None:
             claim.turn = turn
         try:

@@ -43,8 +43,9 @@ from hctef._steps import Send
 
 log = logging.getLogger("hctef")
 
-DRAIN_BYTES = 16 * 1024
-"""A discarded body of up to this many bytes is read, to keep the connection; a longer one costs more than a new one."""
+DRAIN_BYTES, DRAIN_SECONDS = 16 * 1024, 0.1
+"""A discarded body of up to this many bytes is read, to keep the connection, if it comes soon: a longer one costs more
+than a new one, and nobody who is interrupted waits for it."""
 
 AHEAD_BYTES = 14 * 1024
 """Of requests that are sent at once: what a new connection's initial window holds (RFC 6928)."""
@@ -116,6 +117,12 @@ def _named(requests: Iterable[Send]) -> list[tuple[str, Mapping[str, str]]]:
     return [(path(each.url), each.headers) for each in requests]
 
 
+def _fitting(requests: Iterable[Send], first: Send, pool: PlainPool) -> list[Send]:
+    """As many as may be under way behind `first`."""
+    size = len(first.url) + sum(len(name) + len(value) + 4 for name, value in first.headers.items())
+    return list(itertools.islice(requests, max(0, min(AHEAD_BYTES // size - 1, pool.depth))))
+
+
 def path(url: str) -> str:
     """What a request to a server names."""
     return url[url.find("/", 8) :]
@@ -166,7 +173,7 @@ class Urllib3Exchange:
         then: list[Send] = []
         pool = self._transport.plain(request.url)
         if request.then is not None and pool is not None and pool.pipelines is not False:
-            then = self._fitting(request.then(), request)
+            then = _fitting(request.then(), request, pool)
             if (pool.pipelines or pool.persists) and not self._failed:
                 headers.following = _named(then)
         try:
@@ -206,7 +213,8 @@ class Urllib3Exchange:
         response, known = self._response, len(self._ahead)
         if list(self._ahead) != list(requests[:known]):
             return
-        more = self._fitting(requests, requests[0])[known:] if requests else ()
+        pool = self._transport.plain(requests[0].url) if requests else None
+        more = _fitting(requests, requests[0], pool)[known:] if pool is not None else ()
         if more and isinstance(response, PlainResponse) and self._pipelines(more[0], response):
             try:
                 response.send(_named(more))
@@ -227,11 +235,6 @@ class Urllib3Exchange:
         pipelines = self._pipelines(request, response)
         return Head(response.status, response.headers, ahead=ahead, pipelines=pipelines, seconds=seconds)
 
-    def _fitting(self, requests: Iterable[Send], first: Send) -> list[Send]:
-        """As many as may be under way behind `first`."""
-        size = len(first.url) + sum(len(name) + len(value) + 4 for name, value in first.headers.items())
-        return list(itertools.islice(requests, max(0, AHEAD_BYTES // size - 1)))
-
     def _started(self, sock: Any) -> None:
         """A connection is there, and the request goes out on it."""
         self._sock, self._sent = sock, time.monotonic()
@@ -247,7 +250,7 @@ class Urllib3Exchange:
         following: PlainResponse | None = None
         try:
             if response.left <= DRAIN_BYTES:
-                response.drain()
+                response.drain(UNPROVEN_SECONDS)
             if response.left or not response.persistent:
                 return None
             following = response.follow(max(self._patience, PROVEN_SECONDS if pool.pipelines else UNPROVEN_SECONDS))
@@ -258,14 +261,18 @@ class Urllib3Exchange:
             self._failed = True
             pool.pipelines = bool(pool.pipelines) and not isinstance(error, TimeoutError)
             log.debug("a request that was sent ahead was not answered", exc_info=True)
+        except BaseException:  # raised again: its answer would pass for that to the connection's next request
+            self._close()
+            raise
         else:
             if following is None:  # an error, perhaps: by itself it is sent again
+                pool.depth = max(1, pool.depth // 2)
                 self._close()
                 return None
             self._response = following
             first = request.headers["Range"].removeprefix("bytes=").partition("-")[0]
             if following.status == 206 and following.headers.get("content-range", "").startswith(f"bytes {first}-"):
-                pool.pipelines = True
+                pool.proved(1)
                 return self._head(request, following, ahead=True)
             self._close()
             pool.pipelines = False
@@ -287,7 +294,7 @@ class Urllib3Exchange:
 
         count = response.collect(itertools.takewhile(is_next, extents), take)
         if count:
-            pool.pipelines = True
+            pool.proved(count)
         return count
 
     def receive(self, limit: int) -> bytes:
@@ -317,6 +324,7 @@ class Urllib3Exchange:
         """A body was. A server that closes with requests unread may lose what it had sent (RFC 9112 section 9.6): where
         it was not seen to bear requests behind another, it is sent none again."""
         pool = self._transport.plain(self._ahead[0].url) if self._ahead else None
+        self._failed = self._failed or pool is not None
         if pool is not None and pool.pipelines is None and not self._aborted:
             pool.pipelines = False
             log.debug("a body was cut that requests followed: they are sent one by one")
@@ -333,9 +341,10 @@ class Urllib3Exchange:
         with contextlib.suppress(*_BROKEN):
             if not bodiless and left is not None and left <= DRAIN_BYTES:
                 if left:
-                    response.drain()
-                response.release()
-                self._response = None
+                    response.drain(DRAIN_SECONDS)
+                if not response.left:
+                    response.release()
+                    self._response = None
         self._close()
 
     def abort(self) -> None:

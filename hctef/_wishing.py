@@ -152,12 +152,17 @@ class Wishing(Residency):
 
     def _feed(self, lane: Lane) -> None:
         """Bytes came on a lane: before its connection has nothing to do, have it go on with what is wished for."""
-        if not lane.open or (self.link.near and lane not in self._lanes) or not lane.has_moved():
+        if not lane.open or lane not in self._lanes or not lane.has_moved() or self._is_awaited:
             return
-        while self._wishes and not self._slots.wanted and lane.is_due(self.policy.due):
+        while self._wishes and lane.is_due(self.policy.due):
             if self._next(lane) is None:
                 break
         self.link.used(self.clock(), fully=bool(self._wishes))
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether a reader waits for what no connection brings yet: then none goes on with what is only wished for."""
+        return self._slots.wanted or any(claim.awaited and not claim.started for claim in self.cache.all_claims())
 
     @property
     def _takes_along(self) -> bool:

@@ -382,7 +382,7 @@ def test_what_has_come_in_whole_is_taken_at_once(
             assert body == DATA[start : start + len(body)]
             taken.append(ByteRange(start, start + len(body)))
 
-        response.drain()
+        response.drain(10)
         taken.append(extents[0])
         until = time.monotonic() + 10
         while len(taken) < good and time.monotonic() < until:
@@ -407,12 +407,12 @@ def test_more_than_was_asked_for_is_no_response() -> None:
         headers.following = [(path(server.url), {})]
         transport, taken = Urllib3Transport(Options(timeout=10)), list[int]()
         response: Any = transport.open("GET", server.url, headers)
-        response.drain()
+        response.drain(10)
         assert response.collect(iter([ByteRange(10, 20)]), lambda start, _: taken.append(start)) == 1
         assert taken == [10]
         response.release()
         again: Any = transport.open("GET", server.url, {})
-        again.drain()
+        again.drain(10)
         again.release()
         assert server.connections == 2
 
