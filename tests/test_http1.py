@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import signal
 import socket
 import ssl
 import threading
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from hctef._heads import alike, plain_head, template
 from hctef._http1 import STAGING
 from hctef._options import Options
-from hctef._pools import plain_pools
+from hctef._pools import DEPTH, plain_pools
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import Send
@@ -438,7 +439,7 @@ def test_what_is_taken_at_once_proves_a_server() -> None:
 def test_a_body_that_is_cut_may_be_the_fault_of_what_follows(known: bool | None) -> None:
     """A server that closes with requests unread loses what it had sent: it is sent no more than one, unless it was seen
     to bear them."""
-    with scripted(FULL, [FULL[0][:-4], None]) as server:
+    with scripted(FULL, [FULL[0][:-4], None], FULL, NEXT) as server:
         transport = told(server.url, 10)
         pool: Any = transport.host(server.url)
         pool.pipelines = known
@@ -448,7 +449,9 @@ def test_a_body_that_is_cut_may_be_the_fault_of_what_follows(known: bool | None)
         assert exchange.receive_into(room, 10) == 6
         assert exchange.receive_into(room, 4) == 0
         assert pool.pipelines is bool(known)
+        assert fetch(exchange, asked(server.url, ONE, TWO)) == 206  # and by itself at first, whatever was seen
         exchange.drop()
+        assert server.followed[:3] == [False, True, False]
 
 
 def test_one_that_was_seen_to_bear_them_is_believed() -> None:
@@ -458,3 +461,74 @@ def test_one_that_was_seen_to_bear_them_is_believed() -> None:
         pool: Any = transport.host(server.url)
         pool.pipelines = True
         assert transport.exchange().send(asked(server.url, ONE, TWO)).status == 400
+
+
+# whoever is interrupted, and what nobody reads any more
+
+
+class Interrupt(BaseException):
+    """As KeyboardInterrupt."""
+
+
+@contextmanager
+def interrupted(after: float) -> Iterator[None]:
+    """The main thread is, whatever it waits for then."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(after, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_answer_that_nobody_waited_for_is_not_the_next_request_s() -> None:
+    """An interrupt while what was sent ahead is answered: that connection serves nobody any more."""
+    with scripted(FULL, FULL, [], FULL) as server:
+        transport = told(server.url, 10)
+        exchange = transport.exchange()
+        request = asked(server.url, ONE, TWO)
+        assert fetch(exchange, request) == 206
+        assert request.then is not None
+        with interrupted(0.2), pytest.raises(Interrupt):
+            exchange.send(request.then()[0])
+        exchange.drop()
+        another = transport.exchange()
+        assert fetch(another, asked(server.url, ONE)) == 206
+        another.drop()
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("head", [HEAD, HEAD.replace(b"206 Partial Content", b"503 Busy")], ids=["plain", "other"])
+def test_a_body_that_nobody_reads_is_not_waited_for(head: bytes) -> None:
+    """Its end does not come, and no timeout is set."""
+    with scripted([head + b"\r\n" + BODY[:4]], FULL) as server:
+        transport = Urllib3Transport(Options(timeout=None))
+        exchange = transport.exchange()
+        exchange.send(asked(server.url, ONE))
+        exchange.drop()
+        assert fetch(exchange, asked(server.url, ONE)) == 206
+        exchange.drop()
+        assert server.connections == 2
+
+
+def test_fewer_requests_are_sent_behind_one_where_answers_among_them_are_odd() -> None:
+    """The server has worked for those behind it in vain; where it goes well, they become more again."""
+    with scripted(FULL, FULL, REFUSED["503"], FULL, NEXT) as server:
+        transport = told(server.url, 10)
+        pool: Any = transport.host(server.url)
+        exchange = transport.exchange()
+        request = asked(server.url, ONE, TWO)
+        assert fetch(exchange, request) == 206
+        assert request.then is not None
+        assert fetch(exchange, request.then()[0]) == 206
+        assert pool.depth == DEPTH // 2
+        pool.proved(3)
+        assert pool.depth == DEPTH // 2 + 3
+        exchange.drop()

@@ -20,6 +20,8 @@ import pytest
 import urllib3
 
 import hctef
+from hctef._ranges import ByteRange
+from hctef._steps import FetchPlan
 from tests.helpers import pattern, wait_until
 from tests.nginx_server import NginxServer
 from tests.range_server import Gate, RangeServer, status, trickle
@@ -370,3 +372,59 @@ def test_prefetch_keeps_to_the_bound(range_server: RangeServer, url: str) -> Non
         range_server.forget()
         assert buf.prefetch([(0, 1_000_000)]) <= 100_000
         assert range_server.bytes_sent <= 100_000
+
+
+# streams and those who read beside them
+
+
+def test_who_reads_a_stream_may_read_meanwhile(url: str) -> None:
+    """Other places, and other streams, by one connection at a time."""
+    with hctef.HttpFile(url, prefetch_bytes=0, max_connections=1, max_resident_bytes=64 * 1024) as file:
+        got = bytearray()
+        for piece in file.stream():
+            got += piece
+            file.seek(len(got) * 7 % len(DATA))
+            at = file.tell()
+            assert file.read(10) == DATA[at : at + 10]
+        assert got == DATA
+        streams = [file.stream(start, start + 300_000) for start in (0, 300_000, 600_000)]
+        parts = [bytearray() for _ in streams]
+        going = dict(enumerate(streams))
+        while going:
+            for number, stream in list(going.items()):
+                piece = next(stream, b"")
+                parts[number] += piece
+                if not piece:
+                    del going[number]
+        assert b"".join(parts) == DATA[:900_000]
+
+
+def test_a_stream_may_be_thrown_away_while_the_lock_is_held(url: str) -> None:
+    """As the garbage collector does, inside of a step of this very thread: it is ended by the next step."""
+    with hctef.HttpFile(url, prefetch_bytes=0, max_connections=1, max_resident_bytes=64 * 1024) as file:
+        driver = file._open().driver
+        stream: Any = file.stream()
+        next(stream)
+        with driver.lock:
+            stream.close()
+        assert driver._abandoned
+        file.seek(500_000)
+        assert file.read(10) == DATA[500_000:500_010]
+        assert not driver._abandoned
+        assert not driver.planner.full
+
+
+def test_who_waits_for_a_prefetch_waits_for_all_of_it(url: str) -> None:
+    """Also for what another reader has begun to bring."""
+    with hctef.HttpFile(url, prefetch_bytes=0) as file:
+        driver = file._open().driver
+        with driver.lock:
+            claim = driver.planner.cache.claim(ByteRange(0, 4096))
+        claim.started = True
+        waiting = threading.Thread(target=driver._fetch, args=(FetchPlan(claims=(claim,)),))
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        with driver.lock:
+            driver.planner.give_back(claim)
+        waiting.join()

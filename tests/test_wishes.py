@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hctef._gaps import Gaps
-from hctef._intervals import IntervalCache
+from hctef._intervals import Claim, IntervalCache
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange
 from hctef._traps import MOST, Traps
@@ -140,3 +140,40 @@ def test_the_end_of_a_wish_is_taken_where_it_is_absent() -> None:
         table.mark(*found[0])
         got.append(found[0])
     assert got == pages((0, 16), (16, 32), (32, 48), (48, PAGES - 12), (PAGES - 10, PAGES - 8))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["claim", "advance", "release"]), st.integers(0, 63), st.integers(1, 20))))
+def test_what_is_still_to_come_is_found_whatever_was_claimed(steps: list[tuple[str, int, int]]) -> None:
+    """What came of a claim may be claimed again, for it may have been evicted."""
+    cache, mine = IntervalCache(), list[Claim]()
+
+    def expected(start: int, stop: int) -> list[Claim]:
+        found = [each for each in mine if each.at < each.stop and each.at < stop and start < each.stop]
+        return sorted(found, key=lambda each: each.at)
+
+    for what, number, length in steps:
+        if what == "claim":
+            if not expected(number, number + length):
+                mine.append(cache.claim(ByteRange(number, number + length)))
+        elif mine:
+            claim = mine[number % len(mine)]
+            if what == "advance":
+                claim.advance(min(claim.stop, claim.at + length))
+            else:
+                mine.remove(claim)
+                cache.release(claim)
+                assert not claim.open
+        for start in range(0, 84, 7):
+            assert cache.claims(start, start + 5) == expected(start, start + 5)
+        assert set(cache.all_claims()) == set(mine)
+
+
+def test_what_was_evicted_of_a_claim_is_a_gap() -> None:
+    """Who reads it asks for it, rather than wait for the end of what brought it once."""
+    table, cache, _, gaps = setting()
+    claim = cache.claim(pages((0, 10))[0])
+    claim.advance(5 * PAGE)
+    table.mark(0, 3 * PAGE)
+    assert gaps.unclaimed(0, SIZE)[0] == pages((3, 5))[0]
+    assert gaps.absent(0, 10 * PAGE) == 2 * PAGE
+    assert gaps.extents(pages((3, 4)))[0] == pages((3, 4))[0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from hctef._arena import AnonymousArena
 from hctef._lanes import Lane
 from hctef._link import Link
 from hctef._options import Options
 from hctef._planner import Planner
 from hctef._ranges import PAGE, ByteRange
-from hctef._steps import FetchPlan
+from hctef._steps import FetchPlan, PlanGen
+from hctef.exceptions import RemoteFileChangedError
 
 MIB = 1 << 20
 SIZE = 1024 * MIB
@@ -114,4 +117,56 @@ def test_a_blocked_thread_comes_before_what_others_were_blocked_for() -> None:
     plan = next(planner.demand(3 * PAGE))
     assert isinstance(plan, FetchPlan)
     assert plan.background[0] is far
+    planner.close()
+
+
+def test_a_reader_who_waits_comes_before_wishes() -> None:
+    """No connection goes on with what is only wished for, while what somebody waits for is on none."""
+    planner = line(connections=1)
+    planner.policy.begun(0, SIZE)
+    planner._wishes.push([ByteRange(0, SIZE)])
+    planner._pump()
+    (lane,) = planner._lanes
+    (claim,) = planner._claim([ByteRange(SIZE - PAGE, SIZE)], awaited=True)
+    carry(planner, lane, left(lane) - MIB)
+    assert not lane.waiting
+    claim.started = True
+    carry(planner, lane, MIB // 2)
+    assert lane.waiting
+    planner.close()
+
+
+def test_a_reader_who_brings_what_was_wished_for_goes_on_with_nothing_else() -> None:
+    """He would bring all that is wished for before he had what he asked for."""
+    planner = line(connections=4)
+    planner.link.pipelines = True
+    planner._wishes.push([ByteRange(0, SIZE)])
+    claim = planner._next()
+    assert claim is not None
+    assert planner._hurry([ByteRange(0, PAGE)]) == (claim,)
+    transfer = planner.transfer(claim, pipelined=True)
+    next(transfer)
+    assert planner._lanes == []
+    transfer.close()
+    planner.close()
+
+
+def test_an_answer_that_was_refused_is_no_measure_of_others() -> None:
+    """It may be of another version of the file: what has come behind it is looked at one by one."""
+    planner = line(connections=1)
+    planner._wishes.push([ByteRange(0, SIZE)])
+    planner._pump()
+    (lane,) = planner._lanes
+    carry(planner, lane, left(lane) - 64 * 1024)
+    assert lane.waiting
+
+    def refused(*_: object, **__: object) -> PlanGen[None]:
+        raise RemoteFileChangedError("the file changed")
+        yield
+
+    with mock.patch.object(planner.requester, "fetch", refused):
+        for _ in planner._one(lane, followed=True):
+            pass
+    assert isinstance(lane.claim.error, RemoteFileChangedError)
+    assert not lane.open
     planner.close()
