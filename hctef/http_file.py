@@ -97,21 +97,18 @@ class HttpFile(SyncReader, io.BufferedIOBase):
             ValueError: the file is closed.
             HctefNetworkError: the bytes could not be fetched; the position stays.
         """
-        try:
-            if 0 < size <= PAGE:  # type: ignore[operator]
-                start = self._position
-                stop = start + size  # type: ignore[operator]
-                rows = self._rows
-                if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
-                    data = self._bytes[start:stop]
-                    if self._bounded:
-                        rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
-                    self._position = stop
-                    self._hits += 1
-                    self._hit_bytes += size  # type: ignore[operator]
-                    return data
-        except TypeError:  # None, or what is no integer: below
-            pass
+        if type(size) is int and 0 < size <= PAGE:  # other integers count in ways of their own: below
+            start = self._position
+            stop = start + size
+            rows = self._rows
+            if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
+                data = self._bytes[start:stop]
+                if self._bounded:
+                    rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
+                self._position = stop
+                self._hits += 1
+                self._hit_bytes += size
+                return data
         with self._taking(size) as (start, stop):
             return self._copy(start, stop)
 

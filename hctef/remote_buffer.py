@@ -107,9 +107,9 @@ class RemoteBuffer(SyncReader):
                     if self._bounded:
                         rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
                     self._hits += 1
-                    self._hit_bytes += stop - start
+                    self._hit_bytes += len(data)  # the bounds may be of a type that overflows
                     return data  # type: ignore[no-any-return]
-        except (AttributeError, TypeError):  # no slice, or an open one: below
+        except (AttributeError, TypeError, ValueError, OverflowError):  # no slice, or not of two ints: below
             pass
         if isinstance(key, slice):
             return self._slice(key)

@@ -324,3 +324,31 @@ def test_a_view_pins_its_bytes_while_it_lives(url: str, start: int, length: int)
         del view
         buf.evict()
         assert buf.resident_ranges() == []
+
+
+NUMPY_INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+
+
+@pytest.mark.parametrize("kind", NUMPY_INTEGERS)
+def test_a_read_counts_in_no_numpy_arithmetic(url: str, kind: Any) -> None:
+    """A size of any width gives its bytes from any position, and position and statistics stay ints."""
+    with hctef.HttpFile(url, prefetch_bytes=len(CONTENT)) as file:
+        size = min(4096, np.iinfo(kind).max)
+        for at in (0, 100, 300, 65_000, 70_000):
+            file.seek(at)
+            assert file.read(kind(size)) == CONTENT[at : at + size]
+            assert file.read(300) == CONTENT[at + size : at + size + 300]
+            assert type(file.tell()) is int
+        assert {type(value) for value in (file._position, file._hits, file._hit_bytes)} == {int}
+
+
+@pytest.mark.parametrize("kind", NUMPY_INTEGERS)
+def test_a_slice_counts_in_no_numpy_arithmetic(url: str, kind: Any) -> None:
+    """Bounds of any width, one or both of them, give the same bytes after many hits, and the statistics stay ints."""
+    with hctef.RemoteBuffer(url, paging="fill", prefetch_bytes=len(CONTENT)) as buf:
+        for _ in range(20):
+            assert buf[0:4096] == CONTENT[:4096]
+        for bounds in ((kind(0), kind(10)), (kind(5), 300), (5, kind(100)), (kind(100), 4_000), (kind(1), None)):
+            assert buf[slice(*bounds)] == CONTENT[slice(*bounds)]
+        buf[np.uint16(0) : np.uint16(4096)]
+        assert {type(value) for value in (buf._hits, buf._hit_bytes)} == {int}
