@@ -32,7 +32,7 @@ class AsyncRemoteBuffer(AsyncReader):
     _known = frozenset(AsyncBufferOptions.__annotations__)
 
     def __init__(self, url: UrlSource, **options: Unpack[AsyncBufferOptions]) -> None:
-        if options.get("paging") not in (None, "auto", "fill"):
+        if dict(options).get("paging") == "fault":
             raise PagerError("paging='fault' is RemoteBuffer's: a fault would stop the event loop")
         self._prepare(url, options)
 
