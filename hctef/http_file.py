@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 
-from hctef._cursor import LINE_BYTES, line, read_stop, sought, writable_bytes
+from hctef._cursor import LINE_BYTES, sought, writable_bytes
 from hctef._options import FileOptions, UrlSource
 from hctef._ranges import PAGE, checked_range
 from hctef._reader import SHIFT, SLOTS
@@ -79,9 +79,12 @@ class HttpFile(SyncReader, io.BufferedIOBase):
         if whence == 0 and type(offset) is int and offset >= 0 and self._size >= 0:
             self._position = offset
             return offset
-        remote = self._open()
-        self._position = position = sought(self._position, remote.size, offset, whence)
-        return position
+        size = self._open().size
+        while True:
+            start = self._position
+            position = sought(start, size, offset, whence)
+            if self._advance(start, position):
+                return position
 
     def tell(self) -> int:
         """The position. Raises ValueError: closed."""
@@ -148,19 +151,7 @@ class HttpFile(SyncReader, io.BufferedIOBase):
 
     def readline(self, size: SupportsIndex | None = -1, /) -> bytes:
         """Read up to and including b'\\n', or `size` bytes."""
-        start = self._position
-        stop = read_stop(start, self._open().size, size)
-        found = self._hit_line(start, stop) if start < stop else b""
-        if found is None:
-            scan = line(start, stop)
-            wanted = next(scan)
-            try:
-                while True:
-                    wanted = scan.send(self._copy(*wanted))
-            except StopIteration as end:
-                found = end.value
-        self._position = start + len(found)
-        return found
+        return self._take_line(size)
 
     def __next__(self) -> bytes:
         line = self.readline()

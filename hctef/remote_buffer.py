@@ -149,12 +149,14 @@ class RemoteBuffer(SyncReader):
             at = start
 
     def __contains__(self, item: object) -> bool:
-        """Whether a byte (an int) or a sequence of bytes occurs, as in `bytes`."""
-        if isinstance(item, int):
-            if not 0 <= item < 256:
-                raise ValueError("byte must be in range(0, 256)")
-            item = bytes((item,))
-        return self.find(memoryview(item), 0) >= 0  # type: ignore[arg-type]  # memoryview raises the TypeError
+        """Whether a byte (an integer) or a sequence of bytes occurs, as in `bytes`."""
+        try:
+            byte = operator.index(item)  # type: ignore[arg-type]  # it raises the TypeError
+        except TypeError:
+            return self.find(memoryview(item), 0) >= 0  # type: ignore[arg-type]  # as above
+        if not 0 <= byte < 256:
+            raise ValueError("byte must be in range(0, 256)")
+        return self.find(bytes((byte,)), 0) >= 0
 
     def __bool__(self) -> bool:
         return self._open().size > 0
@@ -213,28 +215,31 @@ class RemoteBuffer(SyncReader):
 
     def read_byte(self) -> int:
         """Read a byte as an int. Raises ValueError: at the end."""
-        if self._position >= self._open().size:
-            raise ValueError("read byte out of range")
-        value = self[self._position]
-        self._position += 1
-        return value
+        while True:
+            at = self._position
+            if at >= self._open().size:
+                raise ValueError("read byte out of range")
+            value = self[at]
+            if self._advance(at, at + 1):
+                return value
 
     def readline(self) -> bytes:
         """Read up to and including b'\\n', or to the end."""
-        end = self.find(b"\n")
-        return self.read(end + 1 - self._position if end >= 0 else None)
+        return self._take_line(None)
 
     def seek(self, pos: SupportsIndex, whence: int = 0) -> int:
         """Set the position. Raises ValueError: outside of the file, as in mmap."""
         size = self._open().size
-        try:
-            target = sought(self._position, size, pos, whence)
-        except ValueError as error:
-            raise ValueError("seek out of range" if "position" in str(error) else "unknown seek type") from None
-        if target > size:
-            raise ValueError("seek out of range")
-        self._position = target
-        return target
+        while True:
+            start = self._position
+            try:
+                target = sought(start, size, pos, whence)
+            except ValueError as error:
+                raise ValueError("seek out of range" if "position" in str(error) else "unknown seek type") from None
+            if target > size:
+                raise ValueError("seek out of range")
+            if self._advance(start, target):
+                return target
 
     def tell(self) -> int:
         """The position."""

@@ -248,7 +248,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 @pytest.mark.parametrize("timeout", [None, 20, np.float32(20), urllib3.Timeout(20), aiohttp.ClientTimeout(total=20)])
 def test_each_form_of_timeout_is_taken_by_both_worlds(url: str, world: Any, timeout: Any) -> None:
     """None, a number, urllib3's and aiohttp's."""
-    file = world(url, timeout=timeout)
+    file = world(url, timeout=timeout, prefetch_bytes=0)
     assert file.read(10) == DATA[:10]
     file.close()
 
@@ -315,6 +315,42 @@ def test_buffer(url: str) -> None:
         with pytest.raises(ValueError, match="closed"):
             await buf[0]
         assert view == DATA[1000:2000]
+
+    run_clean(main)
+
+
+def test_no_loop_goes_over_coroutines(url: str) -> None:
+    """Iteration and `in` are TypeErrors at once, not loops without an end: `buf[i]` is awaited."""
+
+    async def main() -> None:
+        async with AsyncRemoteBuffer(url) as buf, AsyncHttpFile(url) as file:
+            call: Callable[[Any], object]
+            it: Any
+            for it in (buf, file):
+                for call in (list, reversed, lambda it: 5 in it, lambda it: b"x" in it):
+                    with pytest.raises(TypeError):
+                        call(it)
+            assert len(buf) == len(DATA)
+
+    run_clean(main)
+
+
+def test_each_line_goes_to_one_task(range_server: RangeServer) -> None:
+    """Tasks that share a file share its lines, whether they are in memory or not."""
+    text = b"".join(b"%08d line\n" % n for n in range(30_000))
+    url = range_server.add("shared-lines", text)
+
+    async def main() -> None:
+        for prefetch_bytes in (0, len(text)):
+            async with AsyncHttpFile(url, prefetch_bytes=prefetch_bytes, readahead="off") as file:
+                got: list[bytes] = []
+
+                async def work(file: AsyncHttpFile = file, got: list[bytes] = got) -> None:
+                    while found := await file.readline():
+                        got.append(found)
+
+                await asyncio.gather(*(work() for _ in range(8)))
+                assert sorted(got) == text.splitlines(keepends=True)
 
     run_clean(main)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import itertools
 import mmap
 import re
 import struct
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 import hctef
 from tests.helpers import pattern
 from tests.nginx_server import NginxServer
+from tests.range_server import Gate, RangeServer, status
 
 SIZE = 300_001
 LINES = b"".join(b"%d\n" % n * (n % 7) for n in range(9_000)) + b"no newline at the end"
@@ -352,3 +356,86 @@ def test_a_slice_counts_in_no_numpy_arithmetic(url: str, kind: Any) -> None:
             assert buf[slice(*bounds)] == CONTENT[slice(*bounds)]
         buf[np.uint16(0) : np.uint16(4096)]
         assert {type(value) for value in (buf._hits, buf._hit_bytes)} == {int}
+
+
+def test_integers_of_any_kind_are_bytes_to_look_for(url: str) -> None:
+    """What `in` takes for a number is what bytes take for one."""
+    with hctef.RemoteBuffer(url, paging="fill") as buf:
+        items: list[Any] = [
+            np.int64(CONTENT[5]),
+            np.uint8(CONTENT[5]),
+            np.array(CONTENT[5]),
+            True,
+            np.array([10], "u1"),
+        ]
+        for item in items:
+            assert item in buf
+            assert item in CONTENT
+        for item in (np.int64(256), np.int8(-1), 2**70):
+            with pytest.raises(ValueError, match="range"):
+                item in buf  # noqa: B015
+
+
+def shared(step: Callable[[], Any]) -> list[Any]:
+    """What eight threads got that called `step` until it gave nothing."""
+    got: list[Any] = []
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        with contextlib.suppress(StopIteration, ValueError):  # the end, as next() and read_byte() tell it
+            while found := step():
+                got.append(found)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return got
+
+
+@pytest.fixture
+def _restless() -> Iterator[None]:
+    """Threads that switch whenever they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_restless")
+@pytest.mark.parametrize("options", [{}, {"prefetch_bytes": 0}])
+@pytest.mark.parametrize("name", ["readline", "__next__", "readline of a buffer", "read_byte", "seek"])
+def test_threads_that_share_a_position_share_what_is_there(nginx: NginxServer, name: str, options: Any) -> None:
+    """Each line, each byte, goes to one of them, and each step is taken."""
+    text = b"".join(b"%08d line\n" % n for n in range(3000 if name != "read_byte" else 500))
+    url = nginx.add("shared.txt", text)
+    with hctef.HttpFile(url, **options) as file, hctef.RemoteBuffer(url, paging="fill", **options) as buf:
+        if name == "read_byte":
+            assert sorted(shared(buf.read_byte)) == sorted(text)
+        elif name == "seek":
+            assert sorted(shared(lambda: (at := file.seek(1, 1)) < len(text) and at)) == [*range(1, len(text))]
+        else:
+            step = buf.readline if "buffer" in name else getattr(file, name)
+            assert sorted(shared(step)) == text.splitlines(keepends=True)
+
+
+def test_a_read_that_failed_takes_back_no_other_threads_step(range_server: RangeServer) -> None:
+    """The position stays where another thread has taken it meanwhile."""
+    url = range_server.add("f", CONTENT)
+    with hctef.HttpFile(url, prefetch_bytes=0, readahead="off", retries=0) as file:
+        gate = Gate()
+        range_server.behave("f", gate, status(500))
+
+        def move_and_let_go() -> None:
+            gate.wait_for(1)
+            file.seek(5000)
+            gate.open()
+
+        other = threading.Thread(target=move_and_let_go)
+        other.start()
+        with pytest.raises(hctef.HctefNetworkError):
+            file.read(100)
+        other.join()
+        assert file.tell() == 5000

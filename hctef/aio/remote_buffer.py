@@ -54,6 +54,9 @@ class AsyncRemoteBuffer(AsyncReader):
             raise IndexError("index out of range")
         return (await self._copy(index, index + 1))[0]
 
+    # Python would make loops of `__getitem__`, over coroutines and without an end.
+    __iter__ = __contains__ = __reversed__ = None
+
     async def load(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> memoryview:
         """`[start, stop)` as a read-only memoryview without a copy, not evicted while it lives. See
         `RemoteBuffer.view`."""
