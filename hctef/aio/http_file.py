@@ -41,7 +41,7 @@ class AsyncHttpFile(AsyncReader):
         """An AsyncRemoteBuffer on the same pages."""
         return self._buffer_class._on(self._open(), self._driver)
 
-    def seek(self, offset: SupportsIndex, whence: int = 0) -> int:
+    def seek(self, offset: SupportsIndex, whence: SupportsIndex = 0) -> int:
         """See `HttpFile.seek`."""
         self._position = sought(self._position, self._open().size, offset, whence)
         return self._position
