@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import mmap
 import operator
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
@@ -32,6 +34,8 @@ _HINTS = {
     getattr(mmap, "MADV_RANDOM", 1): "random",
     getattr(mmap, "MADV_SEQUENTIAL", 2): "sequential",
 }
+_WILLNEED, _DONTNEED = getattr(mmap, "MADV_WILLNEED", 3), getattr(mmap, "MADV_DONTNEED", 4)
+_ADVICE = {*_HINTS, _WILLNEED, _DONTNEED} | {value for name, value in vars(mmap).items() if name.startswith("MADV_")}
 _PART = "take buf.view(a, b), a part of it"
 _FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
 _FIND_BYTES_MOST = 4 * 1024 * 1024
@@ -227,7 +231,7 @@ class RemoteBuffer(SyncReader):
         """Read up to and including b'\\n', or to the end."""
         return self._take_line(None)
 
-    def seek(self, pos: SupportsIndex, whence: int = 0) -> int:
+    def seek(self, pos: SupportsIndex, whence: SupportsIndex = 0) -> int:
         """Set the position. Raises ValueError: outside of the file, as in mmap."""
         size = self._open().size
         while True:
@@ -246,14 +250,17 @@ class RemoteBuffer(SyncReader):
         self._open()
         return self._position
 
-    def madvise(self, option: int, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
+    def madvise(self, option: SupportsIndex, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """As `mmap.madvise`: MADV_WILLNEED prefetches in the background, MADV_DONTNEED evicts, MADV_SEQUENTIAL,
         MADV_RANDOM and MADV_NORMAL set the readahead. `start` is a multiple of the page size; other advice is taken
         note of, and nothing done.
 
-        Raises ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
+        Raises:
+            ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
+            OSError: EINVAL: no advice of the mmap module's.
         """
         size = self._open().size
+        advice = operator.index(option)
         begin = operator.index(start)
         count = size - begin if length is None else operator.index(length)
         if not 0 <= begin < max(size, 1):
@@ -263,12 +270,14 @@ class RemoteBuffer(SyncReader):
         if begin % PAGE:
             raise ValueError(f"madvise start must be a multiple of {PAGE}")
         stop = min(size, begin + count)
-        if option == getattr(mmap, "MADV_WILLNEED", 3):
+        if advice not in _ADVICE:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if advice == _WILLNEED:
             self.prefetch([(begin, stop - begin)], wait=False)
-        elif option == getattr(mmap, "MADV_DONTNEED", 4):
+        elif advice == _DONTNEED:
             self.evict(begin, stop)
-        elif option in _HINTS:
-            self._open().advise(_HINTS[option])
+        elif advice in _HINTS:
+            self._open().advise(_HINTS[advice])
 
     # views
 

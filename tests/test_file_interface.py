@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import io
 import itertools
@@ -439,3 +440,55 @@ def test_a_read_that_failed_takes_back_no_other_threads_step(range_server: Range
             file.read(100)
         other.join()
         assert file.tell() == 5000
+
+
+def test_arguments_that_are_no_integers_are_type_errors(url: str) -> None:
+    """As BufferedReader and mmap have it: sizes, whence and advice."""
+    with hctef.HttpFile(url) as file, hctef.RemoteBuffer(url, paging="fill") as buf:
+        bad: Any
+        call: Callable[[Any], object]
+        for bad in (1.0, "x", b"x", [1]):
+            for call in (
+                file.read1,
+                file.peek,
+                lambda bad: file.seek(0, bad),
+                lambda bad: buf.seek(0, bad),
+                buf.madvise,
+            ):
+                with pytest.raises(TypeError):
+                    call(bad)
+        calls: list[Callable[[Any], object]] = [file.read1, file.peek, buf.madvise]
+        for call in calls:
+            with pytest.raises(TypeError):
+                call(None)
+        with pytest.raises(TypeError):
+            file.seek(0, 0.0)  # type: ignore[arg-type]  # that is what is tested
+        assert file.read1(np.uint8(200)) == CONTENT[:200]
+        assert file.seek(np.int16(5), np.int8(1)) == 205
+        assert (file.tell(), buf.tell()) == (205, 0)
+
+
+def test_peek_fetches_little_however_much_it_is_asked_for(range_server: RangeServer) -> None:
+    """64 KiB and what a page needs; the position stays."""
+    url = range_server.add("peeked", CONTENT)
+    with hctef.HttpFile(url, prefetch_bytes=0, readahead="off") as file:
+        before = file.stats.bytes_fetched
+        file.seek(5)
+        for size in (10**9, 2**70, 100_000):
+            assert CONTENT[5:].startswith(file.peek(size))
+        assert 1 <= file.stats.bytes_fetched - before <= 80 * 1024
+        assert file.tell() == 5
+
+
+def test_advice_that_does_not_exist_is_an_error(url: str) -> None:
+    """EINVAL, as the system answers; each of the mmap module's is taken."""
+    with hctef.RemoteBuffer(url, paging="fill") as buf:
+        for option in (9999, -1, 2**70):
+            with pytest.raises(OSError) as caught:
+                buf.madvise(option)
+            assert caught.value.errno == errno.EINVAL
+        for name in dir(mmap):
+            if name.startswith("MADV_"):
+                buf.madvise(getattr(mmap, name), 0, 4096)
+        buf.madvise(np.int64(mmap.MADV_DONTNEED))
+        assert buf.resident_bytes == 0
