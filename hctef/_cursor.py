@@ -9,22 +9,25 @@ from typing import Any, SupportsIndex
 
 from hctef._ranges import PAGE, ByteRange
 
+SEEK_SET: SupportsIndex = io.SEEK_SET
+"""To be compared by `is`, which takes a 0 only: what equals one may be no integer."""
 
-def sought(position: int, size: int, offset: SupportsIndex, whence: int) -> int:
+
+def sought(position: int, size: int, offset: SupportsIndex, whence: SupportsIndex) -> int:
     """Where `seek(offset, whence)` leads, as in `io.BytesIO` (an end before 0 is cut off at 0 for whence 1 and 2 there,
     and an error for files: files are followed).
 
     Raises:
         ValueError: a negative position, or a whence that is not 0, 1 or 2.
-        TypeError: the offset is not an integer.
+        TypeError: the offset or the whence is not an integer.
     """
-    target = operator.index(offset)
-    if whence == io.SEEK_CUR:
+    target, origin = operator.index(offset), operator.index(whence)
+    if origin == io.SEEK_CUR:
         target += position
-    elif whence == io.SEEK_END:
+    elif origin == io.SEEK_END:
         target += size
-    elif whence != io.SEEK_SET:
-        raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+    elif origin != io.SEEK_SET:
+        raise ValueError(f"invalid whence ({origin}, should be 0, 1 or 2)")
     if target < 0:
         raise ValueError(f"negative seek position {target}")
     return target

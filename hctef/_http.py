@@ -59,6 +59,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
 _SATISFIED = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
 _UNSATISFIED = re.compile(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
+_LITERAL = re.compile(r"\[[0-9A-Za-z.:%~_-]+\](:[0-9]*)?")
 _DIGITS = re.compile(r"[0-9]{1,19}")
 
 
@@ -101,6 +102,14 @@ def parse_url(url: object) -> Url:
     if not host:
         raise HctefUrlError("not a valid URL: it names no host")
     userinfo, _, location = parts.netloc.rpartition("@")
+    if "[" in location:
+        if not _LITERAL.fullmatch(location):
+            raise HctefUrlError("not a valid URL: its host is no IPv6 address in brackets")
+    else:
+        if not host.isascii():
+            host = _ascii_host(host)
+            location = f"{host}:{port}" if port is not None else host
+        _check_host(host)
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]|{}^`\"<>\\")
     request = urlunsplit((scheme, location, path, query, ""))
@@ -113,6 +122,26 @@ def parse_url(url: object) -> Url:
     shown = "&".join(f"{name}=…" for name in names) or ("…" if parts.query else "")
     safe = urlunsplit((scheme, location, path, "", "")) + (f"?{shown}" if shown else "")
     return Url(request, authorization, (scheme, host.lower(), port or (443 if scheme == "https" else 80)), safe)
+
+
+def _ascii_host(host: str) -> str:
+    """A host name beyond ASCII as requests have it (RFC 5891, UTS 46). Raises HctefUrlError: nobody can tell."""
+    try:
+        import idna  # noqa: PLC0415  # for such names only; aiohttp brings it, urllib3 does not
+
+        return idna.encode(host, uts46=True, std3_rules=True).decode("ascii")
+    except ImportError as error:
+        message = "the URL's host is not ASCII, and the package idna is not installed: write the host as xn--…"
+        raise HctefUrlError(message) from error
+    except UnicodeError as error:
+        raise HctefUrlError("the URL's host is not ASCII, and no valid name: write it as xn--…") from error
+
+
+def _check_host(host: str) -> None:
+    """Raises HctefUrlError: it is too long, or has a label that is empty or too long (RFC 1035 section 2.3.4)."""
+    name = host.removesuffix(".")  # the root's
+    if len(name) > 253 or not all(0 < len(label) <= 63 for label in name.split(".")):
+        raise HctefUrlError("not a valid URL: of its host's labels one is empty or too long, or the host itself is")
 
 
 def redirect_target(base: Url, head: Head) -> Url:
@@ -153,6 +182,8 @@ def checked_headers(headers: object) -> dict[str, str]:
             raise HctefUrlError(f"not a valid header name: {name[:40]!r}")
         if any(c in value for c in "\r\n\0"):
             raise HctefUrlError(f"the value of header {name!r} holds a line break")
+        if any(c > "\xff" for c in value):  # latin-1 is what an HTTP/1.1 header can hold (RFC 9110 section 5.5)
+            raise HctefUrlError(f"the value of header {name!r} holds characters beyond latin-1; encode them")
         if name.lower() in OURS:
             raise HctefUrlError(f"hctef sets the header {name!r} itself")
         checked[name] = value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import numbers
 import operator
 import os
 from collections.abc import Callable, Mapping
@@ -87,7 +89,7 @@ class Options:
     headers: Headers | None = field(default=None, repr=False)
     """A mapping, or a callable that returns one for each request. Kept out of the repr: it may hold credentials."""
     timeout: Any = 30.0
-    """To connect, and between bytes. Also a urllib3.Timeout."""
+    """To connect, and between bytes. Also a urllib3.Timeout or an aiohttp.ClientTimeout; None: without end."""
     retries: Any = 5
     """Attempts after the first, or a urllib3.Retry."""
     max_connections: int = 16
@@ -112,14 +114,13 @@ class Options:
             ("max_resident_bytes", 1),
             ("max_export_bytes", 0),
         ):
-            value = getattr(self, name)
-            if value is None and name == "max_resident_bytes":
+            given = getattr(self, name)
+            if given is None and name == "max_resident_bytes":
                 continue
-            if isinstance(value, bool):
-                raise TypeError(f"{name} must be an int, not bool")
-            if operator.index(value) < least:
+            value = _whole(name, given)
+            if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
-            object.__setattr__(self, name, operator.index(value))
+            object.__setattr__(self, name, value)
         for name, choices in (
             ("prefetch_direction", ("END", "START")),
             ("validate", ("strict", "size")),
@@ -131,14 +132,27 @@ class Options:
         if isinstance(self.readahead, str):
             if self.readahead not in ("auto", "off"):
                 raise ValueError(f"readahead must be 'auto', 'off' or a number of bytes, not {self.readahead!r}")
-        elif operator.index(self.readahead) < 0:
-            raise ValueError(f"readahead must not be negative: {self.readahead}")
-        for name in ("timeout", "fault_timeout"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not (0 < value < math.inf):
-                raise ValueError(f"{name} must be a positive number of seconds, not {value}")
-        if isinstance(self.retries, int) and self.retries < 0:
-            raise ValueError(f"retries must not be negative: {self.retries}")
+        else:
+            window = _whole("readahead", self.readahead, "'auto', 'off' or a number of bytes")
+            if window < 0:
+                raise ValueError(f"readahead must not be negative: {window}")
+            object.__setattr__(self, "readahead", window)
+        if not (self.timeout is None or _has(self.timeout, "connect_timeout") or _has(self.timeout, "sock_read")):
+            what = "a number of seconds, a urllib3.Timeout, an aiohttp.ClientTimeout or None"
+            object.__setattr__(self, "timeout", _seconds("timeout", self.timeout, what))
+        object.__setattr__(self, "fault_timeout", _seconds("fault_timeout", self.fault_timeout, "a number of seconds"))
+        if not _has(self.retries, "increment"):
+            retries = _whole("retries", self.retries, "an int or a urllib3.Retry")
+            if retries < 0:
+                raise ValueError(f"retries must not be negative: {retries}")
+            object.__setattr__(self, "retries", retries)
+        for name, what, names in (
+            ("pool", "a urllib3.PoolManager", ("request", "connection_from_url")),
+            ("session", "an aiohttp.ClientSession", ("request", "connector")),
+        ):
+            given = getattr(self, name)
+            if not (given is None or _has(given, *names)):
+                raise TypeError(f"{name} must be {what} or None, not {_kind(given)}")
         if not callable(self.headers):
             checked_headers(self.headers)
         if self.cache_dir is not None:
@@ -149,6 +163,36 @@ class Options:
     def changed(self) -> dict[str, Any]:
         """Those that differ from their defaults, by name: what a pickle keeps."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+def _whole(name: str, value: Any, what: str = "an int") -> int:
+    """An option's value as an int. Raises TypeError: it is none, or a bool."""
+    with contextlib.suppress(TypeError):
+        if not isinstance(value, bool):
+            return operator.index(value)
+    raise TypeError(f"{name} must be {what}, not {_kind(value)}")
+
+
+def _seconds(name: str, value: Any, what: str) -> float:
+    """An option's value as a float. Raises TypeError: no number. Raises ValueError: not positive, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {what}, not {_kind(value)}")
+    try:
+        seconds = float(value)
+    except OverflowError:  # an int beyond all floats
+        seconds = math.inf
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{name} must be a positive number of seconds, not {value}")
+    return seconds
+
+
+def _has(value: object, *names: str) -> bool:
+    """Whether it is an object of the form that is meant: its class's module need not be imported for that."""
+    return not isinstance(value, type) and all(hasattr(value, name) for name in names)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 BUFFER_ONLY = frozenset(BufferOptions.__annotations__) - frozenset(FileOptions.__annotations__)

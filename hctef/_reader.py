@@ -191,14 +191,24 @@ class Reader:
     def _taking(self, count: SupportsIndex | None) -> Iterator[tuple[int, int]]:
         """The range that a read of `count` bytes from the position on covers. The position stays where the read
         fails."""
-        start = self._position
-        stop = read_stop(start, self._open().size, count)
-        self._position = stop
+        while True:
+            start = self._position
+            stop = read_stop(start, self._open().size, count)
+            if self._advance(start, stop):
+                break
         try:
             yield start, stop
         except BaseException:
-            self._position = start
+            self._advance(stop, start)  # unless somebody else has moved it since
             raise
+
+    def _advance(self, start: int, stop: int) -> bool:
+        """Move the position from `start` to `stop`. False: it is elsewhere, where another thread or task took it."""
+        # Atomic without a lock: under the GIL threads switch at calls and backward jumps, and here is neither.
+        if self._position != start:
+            return False
+        self._position = stop
+        return True
 
     def _resident_end(self, start: int, stop: int) -> int:
         """How far from `start` bytes are resident at this moment, at most `stop`."""

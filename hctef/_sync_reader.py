@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, SupportsIndex
 
+from hctef._cursor import line, read_stop
 from hctef._http import Validator, checked_headers, is_secret, parse_url
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange, checked_lengths, checked_range
@@ -58,6 +59,27 @@ class SyncReader(Reader):
         if data is None:
             data = self._open().copy(start, stop)
         return data
+
+    def _take_line(self, count: SupportsIndex | None) -> bytes:
+        """Read up to and including b'\\n', or `count` bytes. Each line goes to one of the threads that ask for it."""
+        while True:
+            start = self._position
+            stop = read_stop(start, self._open().size, count)
+            found = self._hit_line(start, stop) if start < stop else b""
+            if found is None:
+                found = self._far_line(start, stop)
+            if self._advance(start, start + len(found)):
+                return found
+
+    def _far_line(self, start: int, stop: int) -> bytes:
+        """The line that begins at `start`, fetched piece by piece."""
+        scan = line(start, stop)
+        wanted = next(scan)
+        try:
+            while True:
+                wanted = scan.send(self._copy(*wanted))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # what `line` returns
 
     def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
         """Fetch `(offset, length)` ranges: near ones in one request, up to `max_connections` requests at once.

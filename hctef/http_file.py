@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import operator
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 
-from hctef._cursor import LINE_BYTES, line, read_stop, sought, writable_bytes
+from hctef._cursor import LINE_BYTES, SEEK_SET, sought, writable_bytes
 from hctef._options import FileOptions, UrlSource
 from hctef._ranges import PAGE, checked_range
 from hctef._reader import SHIFT, SLOTS
@@ -74,14 +78,17 @@ class HttpFile(SyncReader, io.BufferedIOBase):
 
     # position
 
-    def seek(self, offset: SupportsIndex, whence: int = 0, /) -> int:
+    def seek(self, offset: SupportsIndex, whence: SupportsIndex = 0, /) -> int:
         """Set the position, which may lie past the end. Raises ValueError: negative, or closed."""
-        if whence == 0 and type(offset) is int and offset >= 0 and self._size >= 0:
+        if whence is SEEK_SET and type(offset) is int and offset >= 0 and self._size >= 0:
             self._position = offset
             return offset
-        remote = self._open()
-        self._position = position = sought(self._position, remote.size, offset, whence)
-        return position
+        size = self._open().size
+        while True:
+            start = self._position
+            position = sought(start, size, offset, whence)
+            if self._advance(start, position):
+                return position
 
     def tell(self) -> int:
         """The position. Raises ValueError: closed."""
@@ -97,28 +104,26 @@ class HttpFile(SyncReader, io.BufferedIOBase):
             ValueError: the file is closed.
             HctefNetworkError: the bytes could not be fetched; the position stays.
         """
-        try:
-            if 0 < size <= PAGE:  # type: ignore[operator]
-                start = self._position
-                stop = start + size  # type: ignore[operator]
-                rows = self._rows
-                if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
-                    data = self._bytes[start:stop]
-                    if self._bounded:
-                        rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
-                    self._position = stop
-                    self._hits += 1
-                    self._hit_bytes += size  # type: ignore[operator]
-                    return data
-        except TypeError:  # None, or what is no integer: below
-            pass
+        if type(size) is int and 0 < size <= PAGE:  # other integers count in ways of their own: below
+            start = self._position
+            stop = start + size
+            rows = self._rows
+            if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
+                data = self._bytes[start:stop]
+                if self._bounded:
+                    rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
+                self._position = stop
+                self._hits += 1
+                self._hit_bytes += size
+                return data
         with self._taking(size) as (start, stop):
             return self._copy(start, stop)
 
     def read1(self, size: SupportsIndex = -1, /) -> bytes:
         """Read up to `size` bytes; for a negative number what is at hand, or one request's worth."""
-        if size.__index__() >= 0:
-            return self.read(size)
+        count = operator.index(size)
+        if count >= 0:
+            return self.read(count)
         remote = self._open()
         start = self._position
         if start >= remote.size:
@@ -140,30 +145,20 @@ class HttpFile(SyncReader, io.BufferedIOBase):
         """As `readinto`."""
         return self.readinto(buffer)
 
-    def peek(self, size: int = 0, /) -> bytes:
-        """At least one byte from the position, more where they are at hand, b'' at the end. The position stays."""
+    def peek(self, size: SupportsIndex = 0, /) -> bytes:
+        """At least one byte from the position, b'' at the end: about `size`, but no more than 64 KiB are fetched for
+        them. The position stays."""
         remote = self._open()
+        wanted = min(max(0, operator.index(size)), LINE_BYTES)
         start = self._position
         if start >= remote.size:
             return b""
         page_end = min(remote.size, (start - start % PAGE) + PAGE)
-        return self._copy(start, max(page_end, min(remote.size, start + max(0, size))))
+        return self._copy(start, max(page_end, min(remote.size, start + wanted)))
 
     def readline(self, size: SupportsIndex | None = -1, /) -> bytes:
         """Read up to and including b'\\n', or `size` bytes."""
-        start = self._position
-        stop = read_stop(start, self._open().size, size)
-        found = self._hit_line(start, stop) if start < stop else b""
-        if found is None:
-            scan = line(start, stop)
-            wanted = next(scan)
-            try:
-                while True:
-                    wanted = scan.send(self._copy(*wanted))
-            except StopIteration as end:
-                found = end.value
-        self._position = start + len(found)
-        return found
+        return self._take_line(size)
 
     def __next__(self) -> bytes:
         line = self.readline()
@@ -190,26 +185,26 @@ class HttpFile(SyncReader, io.BufferedIOBase):
         remote = self._open()
         return remote.stream(*checked_range(start, stop, remote.size))
 
-    def copy_to(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole file to `path`, which appears complete or not at all.
+    def copy_to(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
+        """Write the whole file to `path`, which appears complete or not at all; of a symlink, to its target.
 
         Raises:
             HctefNetworkError: the bytes could not be fetched.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written, or `path` exists and is no regular file. It names `path`.
         """
-        target = Path(path)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as partial:
+        given = os.fsdecode(path)
+        with _naming(given):
+            target, mode = _destination(given)
+            partial = tempfile.NamedTemporaryFile(dir=target.parent, prefix=".hctef.", delete=False)  # noqa: SIM115  # below
+        with partial:
             try:
                 for piece in self.stream():
-                    partial.write(piece)
-                partial.close()
-                if target.exists():
-                    Path(partial.name).chmod(target.stat().st_mode & 0o777)
-                else:
-                    mask = os.umask(0)
-                    os.umask(mask)
-                    Path(partial.name).chmod(0o666 & ~mask)
-                Path(partial.name).replace(target)
+                    with _naming(given):
+                        partial.write(piece)
+                with _naming(given):
+                    partial.close()
+                    Path(partial.name).chmod(mode)
+                    Path(partial.name).replace(target)
             except BaseException:
                 Path(partial.name).unlink(missing_ok=True)
                 raise
@@ -260,3 +255,35 @@ class HttpFile(SyncReader, io.BufferedIOBase):
             self._release(garbage=True)
         except Exception:  # noqa: BLE001  # as above
             pass
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Errors in it name `path`, not the file beside it that is written first."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # not the system's: a signal handler raised it
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _destination(path: str) -> tuple[Path, int]:
+    """The file that is to be written for `path`, and the permissions that it has or a new one gets.
+
+    Raises OSError: what is there is no regular file.
+    """
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # noqa: PTH114  # Path("x/") is "x"
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  # as above
+    except FileNotFoundError:
+        if not os.path.basename(path):  # noqa: PTH119  # as above
+            raise
+        mask = os.umask(0)
+        os.umask(mask)
+        return target, 0o666 & ~mask
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return target, mode & 0o777

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import mmap
 import operator
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
@@ -32,6 +34,8 @@ _HINTS = {
     getattr(mmap, "MADV_RANDOM", 1): "random",
     getattr(mmap, "MADV_SEQUENTIAL", 2): "sequential",
 }
+_WILLNEED, _DONTNEED = getattr(mmap, "MADV_WILLNEED", 3), getattr(mmap, "MADV_DONTNEED", 4)
+_ADVICE = {*_HINTS, _WILLNEED, _DONTNEED} | {value for name, value in vars(mmap).items() if name.startswith("MADV_")}
 _PART = "take buf.view(a, b), a part of it"
 _FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
 _FIND_BYTES_MOST = 4 * 1024 * 1024
@@ -107,9 +111,9 @@ class RemoteBuffer(SyncReader):
                     if self._bounded:
                         rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
                     self._hits += 1
-                    self._hit_bytes += stop - start
+                    self._hit_bytes += len(data)  # the bounds may be of a type that overflows
                     return data  # type: ignore[no-any-return]
-        except (AttributeError, TypeError):  # no slice, or an open one: below
+        except (AttributeError, TypeError, ValueError, OverflowError):  # no slice, or not of two ints: below
             pass
         if isinstance(key, slice):
             return self._slice(key)
@@ -149,12 +153,14 @@ class RemoteBuffer(SyncReader):
             at = start
 
     def __contains__(self, item: object) -> bool:
-        """Whether a byte (an int) or a sequence of bytes occurs, as in `bytes`."""
-        if isinstance(item, int):
-            if not 0 <= item < 256:
-                raise ValueError("byte must be in range(0, 256)")
-            item = bytes((item,))
-        return self.find(memoryview(item), 0) >= 0  # type: ignore[arg-type]  # memoryview raises the TypeError
+        """Whether a byte (an integer) or a sequence of bytes occurs, as in `bytes`."""
+        try:
+            byte = operator.index(item)  # type: ignore[arg-type]  # it raises the TypeError
+        except TypeError:
+            return self.find(memoryview(item), 0) >= 0  # type: ignore[arg-type]  # as above
+        if not 0 <= byte < 256:
+            raise ValueError("byte must be in range(0, 256)")
+        return self.find(bytes((byte,)), 0) >= 0
 
     def __bool__(self) -> bool:
         return self._open().size > 0
@@ -213,42 +219,48 @@ class RemoteBuffer(SyncReader):
 
     def read_byte(self) -> int:
         """Read a byte as an int. Raises ValueError: at the end."""
-        if self._position >= self._open().size:
-            raise ValueError("read byte out of range")
-        value = self[self._position]
-        self._position += 1
-        return value
+        while True:
+            at = self._position
+            if at >= self._open().size:
+                raise ValueError("read byte out of range")
+            value = self[at]
+            if self._advance(at, at + 1):
+                return value
 
     def readline(self) -> bytes:
         """Read up to and including b'\\n', or to the end."""
-        end = self.find(b"\n")
-        return self.read(end + 1 - self._position if end >= 0 else None)
+        return self._take_line(None)
 
-    def seek(self, pos: SupportsIndex, whence: int = 0) -> int:
+    def seek(self, pos: SupportsIndex, whence: SupportsIndex = 0) -> int:
         """Set the position. Raises ValueError: outside of the file, as in mmap."""
         size = self._open().size
-        try:
-            target = sought(self._position, size, pos, whence)
-        except ValueError as error:
-            raise ValueError("seek out of range" if "position" in str(error) else "unknown seek type") from None
-        if target > size:
-            raise ValueError("seek out of range")
-        self._position = target
-        return target
+        while True:
+            start = self._position
+            try:
+                target = sought(start, size, pos, whence)
+            except ValueError as error:
+                raise ValueError("seek out of range" if "position" in str(error) else "unknown seek type") from None
+            if target > size:
+                raise ValueError("seek out of range")
+            if self._advance(start, target):
+                return target
 
     def tell(self) -> int:
         """The position."""
         self._open()
         return self._position
 
-    def madvise(self, option: int, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
+    def madvise(self, option: SupportsIndex, start: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """As `mmap.madvise`: MADV_WILLNEED prefetches in the background, MADV_DONTNEED evicts, MADV_SEQUENTIAL,
         MADV_RANDOM and MADV_NORMAL set the readahead. `start` is a multiple of the page size; other advice is taken
         note of, and nothing done.
 
-        Raises ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
+        Raises:
+            ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
+            OSError: EINVAL: no advice of the mmap module's.
         """
         size = self._open().size
+        advice = operator.index(option)
         begin = operator.index(start)
         count = size - begin if length is None else operator.index(length)
         if not 0 <= begin < max(size, 1):
@@ -258,12 +270,14 @@ class RemoteBuffer(SyncReader):
         if begin % PAGE:
             raise ValueError(f"madvise start must be a multiple of {PAGE}")
         stop = min(size, begin + count)
-        if option == getattr(mmap, "MADV_WILLNEED", 3):
+        if advice not in _ADVICE:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if advice == _WILLNEED:
             self.prefetch([(begin, stop - begin)], wait=False)
-        elif option == getattr(mmap, "MADV_DONTNEED", 4):
+        elif advice == _DONTNEED:
             self.evict(begin, stop)
-        elif option in _HINTS:
-            self._open().advise(_HINTS[option])
+        elif advice in _HINTS:
+            self._open().advise(_HINTS[advice])
 
     # views
 

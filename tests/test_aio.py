@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 import urllib3
 from aiohttp import web
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hctef
+from hctef._options import Options
 from hctef.aio import AsyncHttpFile, AsyncRemoteBuffer
 from tests.helpers import pattern, run_clean, wait_until
 from tests.nginx_server import NginxServer
@@ -184,6 +186,84 @@ def test_errors_before_any_request(range_server: RangeServer, url: str, world: A
     file.close()
 
 
+class Form:
+    """An object with the attributes that it is given."""
+
+    def __init__(self, *names: str) -> None:
+        for name in names:
+            setattr(self, name, None)
+
+
+@pytest.mark.parametrize("kind", [hctef.HttpFile, hctef.RemoteBuffer, AsyncHttpFile, AsyncRemoteBuffer])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("timeout", ["x", True, [1], urllib3.Timeout, complex(1)]),
+        ("retries", ["x", None, 2.5, True, urllib3.Retry]),
+        ("prefetch_bytes", ["x", None, 1.0, True]),
+        ("minimum_range_request_bytes", [None, "8K"]),
+        ("max_connections", [None, 2.0]),
+        ("max_resident_bytes", ["1G", 1e9]),
+        ("readahead", [None, 1.5, True]),
+        ("fault_timeout", [None, "x", True]),
+        ("max_export_bytes", [None, "1G"]),
+        ("pool", ["x", 5, Form("request"), urllib3.PoolManager]),
+        ("session", ["x", 5, Form("request"), aiohttp.ClientSession]),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_by_name(
+    range_server: RangeServer, url: str, kind: Any, name: str, values: list[Any]
+) -> None:
+    """On construction, before any request, by a TypeError that names the option."""
+    for value in values:
+        with pytest.raises(TypeError, match=name):
+            kind(url, **{name: value})
+    assert range_server.requests == 0
+
+
+@pytest.mark.parametrize("value", [0, -1.5, float("nan"), float("inf"), 10**400, np.float32(0), np.int64(-3)])
+@pytest.mark.parametrize("name", ["timeout", "fault_timeout"])
+def test_seconds_are_positive_and_finite(name: str, value: Any) -> None:
+    """A ValueError names the option."""
+    with pytest.raises(ValueError, match=name):
+        Options(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """They become ints and floats, which pickle and JSON know."""
+    given: dict[str, Any] = {
+        "timeout": np.float32(2.5),
+        "fault_timeout": np.int64(5),
+        "retries": np.uint8(3),
+        "readahead": np.int32(4096),
+        "max_resident_bytes": np.int64(10_000),
+    }
+    options = Options(**given)
+    taken = [getattr(options, name) for name in given]
+    assert taken == [2.5, 5.0, 3, 4096, 10_000]
+    assert [type(value) for value in taken] == [float, float, int, int, int]
+
+
+@pytest.mark.parametrize("world", [Sync, Async])
+@pytest.mark.parametrize("timeout", [None, 20, np.float32(20), urllib3.Timeout(20), aiohttp.ClientTimeout(total=20)])
+def test_each_form_of_timeout_is_taken_by_both_worlds(url: str, world: Any, timeout: Any) -> None:
+    """None, a number, urllib3's and aiohttp's."""
+    file = world(url, timeout=timeout, prefetch_bytes=0)
+    assert file.read(10) == DATA[:10]
+    file.close()
+
+
+def test_a_paging_that_does_not_exist_is_no_error_of_the_pager(url: str) -> None:
+    """Only 'fault', which exists for RemoteBuffer, is a PagerError."""
+    for kind in (hctef.RemoteBuffer, AsyncRemoteBuffer):
+        value: Any
+        for value in ("x", None, 5):
+            with pytest.raises(ValueError, match="paging"):
+                kind(url, paging=value)
+    with pytest.raises(hctef.PagerError, match="event loop"):
+        AsyncRemoteBuffer(url, paging="fault")  # type: ignore[arg-type]  # that is what is tested
+
+
 # the classes
 
 
@@ -235,6 +315,42 @@ def test_buffer(url: str) -> None:
         with pytest.raises(ValueError, match="closed"):
             await buf[0]
         assert view == DATA[1000:2000]
+
+    run_clean(main)
+
+
+def test_no_loop_goes_over_coroutines(url: str) -> None:
+    """Iteration and `in` are TypeErrors at once, not loops without an end: `buf[i]` is awaited."""
+
+    async def main() -> None:
+        async with AsyncRemoteBuffer(url) as buf, AsyncHttpFile(url) as file:
+            call: Callable[[Any], object]
+            it: Any
+            for it in (buf, file):
+                for call in (list, reversed, lambda it: 5 in it, lambda it: b"x" in it):
+                    with pytest.raises(TypeError):
+                        call(it)
+            assert len(buf) == len(DATA)
+
+    run_clean(main)
+
+
+def test_each_line_goes_to_one_task(range_server: RangeServer) -> None:
+    """Tasks that share a file share its lines, whether they are in memory or not."""
+    text = b"".join(b"%08d line\n" % n for n in range(30_000))
+    url = range_server.add("shared-lines", text)
+
+    async def main() -> None:
+        for prefetch_bytes in (0, len(text)):
+            async with AsyncHttpFile(url, prefetch_bytes=prefetch_bytes, readahead="off") as file:
+                got: list[bytes] = []
+
+                async def work(file: AsyncHttpFile = file, got: list[bytes] = got) -> None:
+                    while found := await file.readline():
+                        got.append(found)
+
+                await asyncio.gather(*(work() for _ in range(8)))
+                assert sorted(got) == text.splitlines(keepends=True)
 
     run_clean(main)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
 import lzma
+import os
 import re
 import shutil
 import struct
@@ -28,6 +30,7 @@ from pyarrow import feather
 import hctef
 from tests.helpers import pattern
 from tests.nginx_server import NginxServer
+from tests.range_server import RangeServer, status
 
 RANDOM = np.random.default_rng(7)
 
@@ -185,3 +188,76 @@ def test_copy_to(remote: Any, folder: Path, tmp_path: Path) -> None:
         assert file.stats.bytes_fetched == file.size
     assert (tmp_path / "copy.zip").read_bytes() == (folder / "a.zip").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["copy.zip"]
+
+
+def test_copy_to_follows_a_symlink(remote: Any, folder: Path, tmp_path: Path) -> None:
+    """The link stays, and its target is what is written, with the permissions that it had; it may be new."""
+    (tmp_path / "there").mkdir()
+    old, new = tmp_path / "there" / "old", tmp_path / "there" / "new"
+    old.write_text("old")
+    old.chmod(0o640)
+    expected = (folder / "a.zip").read_bytes()
+    with hctef.HttpFile(remote("a.zip")) as file:
+        for target in (old, new):
+            link = tmp_path / f"to {target.name}"
+            link.symlink_to(Path("there") / target.name)
+            file.copy_to(link)
+            assert link.is_symlink()
+            assert target.read_bytes() == expected
+    assert old.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["new", "old"]
+
+
+def test_copy_to_takes_paths_as_open_does(
+    remote: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of bytes, and relative ones; long names too."""
+    monkeypatch.chdir(tmp_path)
+    with hctef.HttpFile(remote("a.zip")) as file:
+        for path in (os.fsencode(tmp_path / "bytes"), "relative", "n" * 255):
+            file.copy_to(path)
+            assert Path(os.fsdecode(path)).read_bytes() == (folder / "a.zip").read_bytes()
+        bad: Any
+        for bad in (None, 1):
+            with pytest.raises(TypeError):
+                file.copy_to(bad)
+
+
+def test_copy_to_replaces_regular_files_only(remote: Any, tmp_path: Path) -> None:
+    """What else is there stays, and the error names the path that was given."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "to a folder").symlink_to(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    before = sorted(tmp_path.iterdir())
+    cases: list[tuple[str, type[OSError], int]] = [
+        ("fifo", OSError, errno.EINVAL),
+        ("", IsADirectoryError, errno.EISDIR),
+        ("to a folder", IsADirectoryError, errno.EISDIR),
+        ("loop", OSError, errno.ELOOP),
+        ("no folder/x", FileNotFoundError, errno.ENOENT),
+        ("new/", FileNotFoundError, errno.ENOENT),
+        ("fifo/x", NotADirectoryError, errno.ENOTDIR),
+    ]
+    with hctef.HttpFile(remote("a.zip")) as file:
+        for name, kind, number in cases:
+            path = f"{tmp_path}/{name}"
+            with pytest.raises(kind) as caught:
+                file.copy_to(path)
+            assert (caught.value.errno, caught.value.filename) == (number, path)
+            assert caught.value.filename2 is None
+        with pytest.raises(FileNotFoundError):
+            file.copy_to("")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_copy_to_that_fails_leaves_nothing(range_server: RangeServer, tmp_path: Path) -> None:
+    """The network's error stays what it is, and what was there before stays too."""
+    url = range_server.add("f", pattern(300_000))
+    (tmp_path / "old").write_text("old")
+    with hctef.HttpFile(url, prefetch_bytes=0, retries=0) as file:
+        range_server.behave("f", status(500))
+        for name in ("old", "new"):
+            with pytest.raises(hctef.HctefNetworkError, match="status 500"):
+                file.copy_to(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "old"

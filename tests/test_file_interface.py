@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import inspect
 import io
 import itertools
 import mmap
 import re
 import struct
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 import hctef
 from tests.helpers import pattern
 from tests.nginx_server import NginxServer
+from tests.range_server import Gate, RangeServer, status
 
 SIZE = 300_001
 LINES = b"".join(b"%d\n" % n * (n % 7) for n in range(9_000)) + b"no newline at the end"
@@ -324,3 +329,166 @@ def test_a_view_pins_its_bytes_while_it_lives(url: str, start: int, length: int)
         del view
         buf.evict()
         assert buf.resident_ranges() == []
+
+
+NUMPY_INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+
+
+@pytest.mark.parametrize("kind", NUMPY_INTEGERS)
+def test_a_read_counts_in_no_numpy_arithmetic(url: str, kind: Any) -> None:
+    """A size of any width gives its bytes from any position, and position and statistics stay ints."""
+    with hctef.HttpFile(url, prefetch_bytes=len(CONTENT)) as file:
+        size = min(4096, np.iinfo(kind).max)
+        for at in (0, 100, 300, 65_000, 70_000):
+            file.seek(at)
+            assert file.read(kind(size)) == CONTENT[at : at + size]
+            assert file.read(300) == CONTENT[at + size : at + size + 300]
+            assert type(file.tell()) is int
+        assert {type(value) for value in (file._position, file._hits, file._hit_bytes)} == {int}
+
+
+@pytest.mark.parametrize("kind", NUMPY_INTEGERS)
+def test_a_slice_counts_in_no_numpy_arithmetic(url: str, kind: Any) -> None:
+    """Bounds of any width, one or both of them, give the same bytes after many hits, and the statistics stay ints."""
+    with hctef.RemoteBuffer(url, paging="fill", prefetch_bytes=len(CONTENT)) as buf:
+        for _ in range(20):
+            assert buf[0:4096] == CONTENT[:4096]
+        for bounds in ((kind(0), kind(10)), (kind(5), 300), (5, kind(100)), (kind(100), 4_000), (kind(1), None)):
+            assert buf[slice(*bounds)] == CONTENT[slice(*bounds)]
+        buf[np.uint16(0) : np.uint16(4096)]
+        assert {type(value) for value in (buf._hits, buf._hit_bytes)} == {int}
+
+
+def test_integers_of_any_kind_are_bytes_to_look_for(url: str) -> None:
+    """What `in` takes for a number is what bytes take for one."""
+    with hctef.RemoteBuffer(url, paging="fill") as buf:
+        items: list[Any] = [
+            np.int64(CONTENT[5]),
+            np.uint8(CONTENT[5]),
+            np.array(CONTENT[5]),
+            True,
+            np.array([10], "u1"),
+        ]
+        for item in items:
+            assert item in buf
+            assert item in CONTENT
+        for item in (np.int64(256), np.int8(-1), 2**70):
+            with pytest.raises(ValueError, match="range"):
+                item in buf  # noqa: B015
+
+
+def shared(step: Callable[[], Any]) -> list[Any]:
+    """What eight threads got that called `step` until it gave nothing."""
+    got: list[Any] = []
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        with contextlib.suppress(StopIteration, ValueError):  # the end, as next() and read_byte() tell it
+            while found := step():
+                got.append(found)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return got
+
+
+@pytest.fixture
+def _restless() -> Iterator[None]:
+    """Threads that switch whenever they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_restless")
+@pytest.mark.parametrize("options", [{}, {"prefetch_bytes": 0}])
+@pytest.mark.parametrize("name", ["readline", "__next__", "readline of a buffer", "read_byte", "seek"])
+def test_threads_that_share_a_position_share_what_is_there(nginx: NginxServer, name: str, options: Any) -> None:
+    """Each line, each byte, goes to one of them, and each step is taken."""
+    text = b"".join(b"%08d line\n" % n for n in range(3000 if name != "read_byte" else 500))
+    url = nginx.add("shared.txt", text)
+    with hctef.HttpFile(url, **options) as file, hctef.RemoteBuffer(url, paging="fill", **options) as buf:
+        if name == "read_byte":
+            assert sorted(shared(buf.read_byte)) == sorted(text)
+        elif name == "seek":
+            assert sorted(shared(lambda: (at := file.seek(1, 1)) < len(text) and at)) == [*range(1, len(text))]
+        else:
+            step = buf.readline if "buffer" in name else getattr(file, name)
+            assert sorted(shared(step)) == text.splitlines(keepends=True)
+
+
+def test_a_read_that_failed_takes_back_no_other_threads_step(range_server: RangeServer) -> None:
+    """The position stays where another thread has taken it meanwhile."""
+    url = range_server.add("f", CONTENT)
+    with hctef.HttpFile(url, prefetch_bytes=0, readahead="off", retries=0) as file:
+        gate = Gate()
+        range_server.behave("f", gate, status(500))
+
+        def move_and_let_go() -> None:
+            gate.wait_for(1)
+            file.seek(5000)
+            gate.open()
+
+        other = threading.Thread(target=move_and_let_go)
+        other.start()
+        with pytest.raises(hctef.HctefNetworkError):
+            file.read(100)
+        other.join()
+        assert file.tell() == 5000
+
+
+def test_arguments_that_are_no_integers_are_type_errors(url: str) -> None:
+    """As BufferedReader and mmap have it: sizes, whence and advice."""
+    with hctef.HttpFile(url) as file, hctef.RemoteBuffer(url, paging="fill") as buf:
+        bad: Any
+        call: Callable[[Any], object]
+        for bad in (1.0, "x", b"x", [1]):
+            for call in (
+                file.read1,
+                file.peek,
+                lambda bad: file.seek(0, bad),
+                lambda bad: buf.seek(0, bad),
+                buf.madvise,
+            ):
+                with pytest.raises(TypeError):
+                    call(bad)
+        calls: list[Callable[[Any], object]] = [file.read1, file.peek, buf.madvise]
+        for call in calls:
+            with pytest.raises(TypeError):
+                call(None)
+        with pytest.raises(TypeError):
+            file.seek(0, 0.0)  # type: ignore[arg-type]  # that is what is tested
+        assert file.read1(np.uint8(200)) == CONTENT[:200]
+        assert file.seek(np.int16(5), np.int8(1)) == 205
+        assert (file.tell(), buf.tell()) == (205, 0)
+
+
+def test_peek_fetches_little_however_much_it_is_asked_for(range_server: RangeServer) -> None:
+    """64 KiB and what a page needs; the position stays."""
+    url = range_server.add("peeked", CONTENT)
+    with hctef.HttpFile(url, prefetch_bytes=0, readahead="off") as file:
+        before = file.stats.bytes_fetched
+        file.seek(5)
+        for size in (10**9, 2**70, 100_000):
+            assert CONTENT[5:].startswith(file.peek(size))
+        assert 1 <= file.stats.bytes_fetched - before <= 80 * 1024
+        assert file.tell() == 5
+
+
+def test_advice_that_does_not_exist_is_an_error(url: str) -> None:
+    """EINVAL, as the system answers; each of the mmap module's is taken."""
+    with hctef.RemoteBuffer(url, paging="fill") as buf:
+        for option in (9999, -1, 2**70):
+            with pytest.raises(OSError) as caught:
+                buf.madvise(option)
+            assert caught.value.errno == errno.EINVAL
+        for name in dir(mmap):
+            if name.startswith("MADV_"):
+                buf.madvise(getattr(mmap, name), 0, 4096)
+        buf.madvise(np.int64(mmap.MADV_DONTNEED))
+        assert buf.resident_bytes == 0

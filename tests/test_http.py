@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,18 @@ from hctef.exceptions import (
         "http://host/a b",
         "http://host/a\r\nX: y",
         "http://host/\x00",
+        "http://a[::1]/x",
+        "http://[::1]a/x",
+        "http://[v1.\u00e9]/x",
+        "http://a..b/x",
+        "http://.a/x",
+        "http://./x",
+        "http://a../x",
+        f"http://{'a' * 64}.com/x",
+        f"http://{'a.' * 128}/x",
+        "http://\u2603..test/x",
+        f"http://{'\u00e9' * 70}.com/x",
+        "http://a\u00ad\u200b\u2028/x",
         b"http://host/x",
         None,
         7,
@@ -72,6 +86,44 @@ def test_paths_beyond_ascii_are_percent_encoded_once() -> None:
     assert parse_url("http://host/é%20ü?q=ä").request == "http://host/%C3%A9%20%C3%BC?q=%C3%A4"
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a.b.",
+        "_dmarc.under_score.test",
+        "127.0.0.1",
+        "[::1]",
+        "[fe80::1%25eth0]",
+        "xn--bcher-kva.test",
+        f"{'a' * 63}.test",
+        ".".join(["a"] * 127),
+    ],
+)
+def test_what_is_a_host_stays_as_it_is(host: str) -> None:
+    """With a port and without one, and with userinfo before it."""
+    assert parse_url(f"http://{host}/x").request == f"http://{host}/x"
+    assert parse_url(f"http://u:p@{host}:81/x").request == f"http://{host}:81/x"
+    assert parse_url(f"http://{host}:81/x").origin == ("http", host.strip("[]"), 81)
+
+
+def test_a_host_beyond_ascii_is_asked_for_as_idna_has_it() -> None:
+    """In the request and the origin, whatever library sends it."""
+    pytest.importorskip("idna")
+    for name in ("b\u00fccher.test", "B\u00dcCHER.test", "bu\u0308cher.test"):
+        url = parse_url(f"https://u:p@{name}:444/a?b=c")
+        assert url.request == "https://xn--bcher-kva.test:444/a?b=c"
+        assert url.origin == ("https", "xn--bcher-kva.test", 444)
+        assert parse_url(f"https://{name}/a").request == "https://xn--bcher-kva.test/a"
+
+
+def test_without_idna_the_error_tells_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for such hosts only."""
+    monkeypatch.setitem(sys.modules, "idna", None)
+    with pytest.raises(HctefUrlError, match="xn--"):
+        parse_url("http://b\u00fccher.test/")
+    assert parse_url("http://host/").origin == ("http", "host", 80)
+
+
 @pytest.mark.parametrize("name", ["Range", "if-match", "Accept-Encoding", "Host", "Content-Length", "a b", "", "x\n"])
 def test_headers_that_decide_which_bytes_come_are_hctefs_own(name: str) -> None:
     """And so are names that are none."""
@@ -79,12 +131,14 @@ def test_headers_that_decide_which_bytes_come_are_hctefs_own(name: str) -> None:
         checked_headers({name: "value"})
 
 
-@pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "\0"])
+@pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "\0", "\u20ac"])
 def test_no_header_is_injected(value: str) -> None:
-    """The value is not in the message."""
+    """Nor one sent that latin-1 cannot encode; the name is in the message, and the value is not."""
     with pytest.raises(HctefUrlError) as caught:
         checked_headers({"X-Token": value + "SECRET"})
+    assert "X-Token" in str(caught.value)
     assert "SECRET" not in str(caught.value)
+    assert checked_headers({"X-Name": "Andr\u00e9"}) == {"X-Name": "Andr\u00e9"}
 
 
 def test_credentials_stay_with_their_origin() -> None:

@@ -41,7 +41,7 @@ class AsyncHttpFile(AsyncReader):
         """An AsyncRemoteBuffer on the same pages."""
         return self._buffer_class._on(self._open(), self._driver)
 
-    def seek(self, offset: SupportsIndex, whence: int = 0) -> int:
+    def seek(self, offset: SupportsIndex, whence: SupportsIndex = 0) -> int:
         """See `HttpFile.seek`."""
         self._position = sought(self._position, self._open().size, offset, whence)
         return self._position
@@ -68,19 +68,24 @@ class AsyncHttpFile(AsyncReader):
 
     async def readline(self, size: SupportsIndex | None = -1) -> bytes:
         """See `HttpFile.readline`."""
-        start = self._position
-        stop = read_stop(start, self._open().size, size)
-        found = self._hit_line(start, stop) if start < stop else b""
-        if found is None:
-            scan = line(start, stop)
-            wanted = next(scan)
-            try:
-                while True:
-                    wanted = scan.send(await self._copy(*wanted))
-            except StopIteration as end:
-                found = end.value
-        self._position = start + len(found)
-        return found
+        while True:
+            start = self._position
+            stop = read_stop(start, self._open().size, size)
+            found = self._hit_line(start, stop) if start < stop else b""
+            if found is None:
+                found = await self._far_line(start, stop)
+            if self._advance(start, start + len(found)):
+                return found
+
+    async def _far_line(self, start: int, stop: int) -> bytes:
+        """The line that begins at `start`, fetched piece by piece."""
+        scan = line(start, stop)
+        wanted = next(scan)
+        try:
+            while True:
+                wanted = scan.send(await self._copy(*wanted))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # what `line` returns
 
     def __aiter__(self) -> Self:
         self._open()

@@ -32,7 +32,7 @@ class AsyncRemoteBuffer(AsyncReader):
     _known = frozenset(AsyncBufferOptions.__annotations__)
 
     def __init__(self, url: UrlSource, **options: Unpack[AsyncBufferOptions]) -> None:
-        if options.get("paging") not in (None, "auto", "fill"):
+        if dict(options).get("paging") == "fault":
             raise PagerError("paging='fault' is RemoteBuffer's: a fault would stop the event loop")
         self._prepare(url, options)
 
@@ -53,6 +53,9 @@ class AsyncRemoteBuffer(AsyncReader):
         if not 0 <= index < size:
             raise IndexError("index out of range")
         return (await self._copy(index, index + 1))[0]
+
+    # Python would make loops of `__getitem__`, over coroutines and without an end.
+    __iter__ = __contains__ = __reversed__ = None
 
     async def load(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> memoryview:
         """`[start, stop)` as a read-only memoryview without a copy, not evicted while it lives. See
