@@ -243,6 +243,8 @@ class _Plain:
         """Receive into `room`; wake when `least` bytes have come, or no more will. 0: the connection ended."""
         sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
         gathers = _LINUX and least >= WAKE_LEAST and type(sock) is socket.socket  # TLS has records of its own
+        # Without a timeout it is recv that waits, which is woken only by so many bytes beyond those that it has taken.
+        gathers = gathers and sock.gettimeout() is not None
         least = min(least, WAKE_MOST) if gathers else 1
         if least != self.wakes_at:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)

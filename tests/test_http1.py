@@ -532,3 +532,16 @@ def test_fewer_requests_are_sent_behind_one_where_answers_among_them_are_odd() -
         pool.proved(3)
         assert pool.depth == DEPTH // 2 + 3
         exchange.drop()
+
+
+def test_bytes_that_are_gathered_come_without_a_timeout_too() -> None:
+    """Though some of them are there when they are waited for: who waits in recv is woken by so many beyond those."""
+    head = HEAD.replace(b"0-9/10", b"0-39999/40000").replace(b"Content-Length: 10", b"Content-Length: 40000")
+    with scripted([head + b"\r\n", *[bytes(1000)] * 40]) as server:
+        exchange = Urllib3Transport(Options(timeout=None)).exchange()
+        exchange.send(asked(server.url, ByteRange(0, 40000)))
+        time.sleep(0.01)
+        room, count = memoryview(bytearray(40000)), 0
+        while count < 40000:
+            count += exchange.receive_into(room[count:], 40000 - count)
+        exchange.drop()
