@@ -248,7 +248,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 @pytest.mark.parametrize("timeout", [None, 20, np.float32(20), urllib3.Timeout(20), aiohttp.ClientTimeout(total=20)])
 def test_each_form_of_timeout_is_taken_by_both_worlds(url: str, world: Any, timeout: Any) -> None:
     """None, a number, urllib3's and aiohttp's."""
-    file = world(url, timeout=timeout, prefetch_bytes=0)
+    file = world(url, timeout=timeout)
     assert file.read(10) == DATA[:10]
     file.close()
 

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,9 +209,9 @@ class _OwnRetry(urllib3.Retry):
     [
         (lambda: "http://x.test", {}, "url is a callable"),
         ("http://x.test", {"headers": dict}, "headers is a callable"),
-        ("http://x.test", {"session": object()}, "session"),
+        ("http://x.test", {"session": SimpleNamespace(request=None, connector=None)}, "session"),
         ("http://x.test", {"retries": _OwnRetry()}, "retries"),
-        ("http://x.test", {"pool": object()}, "pool is of a class"),
+        ("http://x.test", {"pool": SimpleNamespace(request=None, connection_from_url=None)}, "pool is of a class"),
         ("http://x.test", {"pool": urllib3.PoolManager(ssl_context=object())}, "ssl_context"),
     ],
 )
