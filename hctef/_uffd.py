@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hctef._ranges import PAGE
+from hctef._shared_memory import high
 
 _SYSCALLS = {"x86_64": 323, "i686": 374, "armv7l": 388, "ppc64le": 364, "s390x": 355, "aarch64": 282, "riscv64": 282}
 _USER_MODE_ONLY = 1
@@ -76,7 +77,7 @@ def open_uffd(*, user_mode_only: bool = False) -> Opened:
             if not offered & missing:
                 raise OSError(errno.ENOSYS, "this kernel's userfaultfd does not know shared memory")
             wanted = {name: bit for name, bit in FEATURES.items() if offered & bit}
-            fd = opener()
+            fd = high(opener())
             try:
                 _handshake(fd, sum(wanted.values()))
             except BaseException:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -33,7 +35,7 @@ from hctef import _uffd
 from hctef._faulting import FaultingArena, Mapping, mappings
 from hctef._memory import anonymous
 from hctef._raw import address
-from hctef._shared_memory import populated
+from hctef._shared_memory import populated, reserve
 
 SHMEM_HUGE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
@@ -191,6 +193,34 @@ def test_what_is_gone_is_said() -> None:
     assert mapping.uffd == mapping.memfd == -1
 
 
+def test_an_address_stays_taken_until_nobody_fills_it() -> None:
+    """The kernel lets any userfaultfd of a process fill what is registered with another: so nothing is mapped where a
+    file was, until whoever filled it lets go."""
+    arena, kept = FaultingArena(64 * PAGE), []
+    mapping, source = arena.mapping, source_of(b"a" * 64 * PAGE)
+    mapping.closed = lambda _, room: kept.append(room)
+    uffd = os.dup(mapping.uffd)
+    _uffd.copy(uffd, mapping.base, address(source), PAGE)
+    del arena
+    assert mapping not in mappings()
+    others = [FaultingArena(64 * PAGE) for _ in range(5)]
+    with pytest.raises(ProcessLookupError):
+        _uffd.copy(uffd, mapping.base, address(source), 64 * PAGE)
+    assert not any(os.fstat(other.mapping.memfd).st_blocks for other in others)
+    with pytest.raises(OSError, match="exists"):
+        reserve(mapping.base, mapping.length)
+    pid = os.fork()
+    if pid == 0:  # it has nothing there that it can read
+        faulthandler.disable()
+        ctypes.string_at(mapping.base, 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGSEGV
+    kept.clear()
+    again = FaultingArena(64 * PAGE)
+    assert again.mapping.base == mapping.base
+    os.close(uffd)
+
+
 PROGRAM = """
 import os, sys
 from hctef import _uffd
@@ -272,6 +302,59 @@ def test_an_arena_takes_memory_only_where_it_is_filled(size: int) -> None:
     assert os.fstat(arena.mapping.memfd).st_blocks * 512 == PAGE
     arena.evict(tail, size)
     assert os.fstat(arena.mapping.memfd).st_blocks == 0
+
+
+LOCKED = """
+import ctypes, mmap, sys
+from hctef._arena import AnonymousArena
+from hctef._faulting import FaultingArena
+from hctef._shared_memory import populated
+if ctypes.CDLL(None).mlockall(2):  # MCL_FUTURE
+    sys.exit(77)
+arena = FaultingArena(16384, user_mode_only=sys.argv[1] == "True")
+assert list(populated(arena.mapping.memfd, 0, 16384)) == []
+other = AnonymousArena(16384)
+other.fill(0, bytes(range(256)) * 64)
+arena.populate([(0, 16384)], other.bytes)
+assert arena.bytes[:] == other.bytes[:] == bytes(range(256)) * 64
+other.evict(4096, 8192)
+assert other.bytes[4096:8192] in (bytes(4096), bytes(range(256)) * 16)
+assert other.bytes[8192:] == arena.bytes[8192:]
+arena.evict(4096, 8192)
+assert list(populated(arena.mapping.memfd, 0, 16384)) == [(0, 4096), (8192, 16384)]
+"""
+
+
+def test_locked_memory(user_mode_only: bool) -> None:
+    """mlockall(MCL_FUTURE) has the kernel read what is mapped at once: nothing can be read before it is registered.
+    What is locked is evicted all the same, or stays as it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKED, str(user_mode_only)], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip("this user may not lock memory")
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+LOW = """
+import os
+from hctef._faulting import FaultingArena, mappings
+from hctef._shared_memory import memfd, shared
+from hctef._uffd import open_uffd
+from hctef.pager import client, wire
+import mmap
+said = os.dup(2)
+os.closerange(0, 3)
+kept = FaultingArena(10), shared(memfd("table", 10), 10, mmap.mmap), wire.pair(), client.Client(), open_uffd()
+found = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in range(3) if os.path.exists(f"/proc/self/fd/{fd}")}
+os.write(said, f"{found} {len(os.listdir('/proc/self/fd')) - 1}".encode())
+"""
+
+
+def test_no_descriptor_is_a_standard_stream() -> None:
+    """Where 0, 1 and 2 are closed they stay so: what a program writes there all the same is not for our pages."""
+    done = subprocess.run([sys.executable, "-c", LOW], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("{} 9", 0)  # and what says so
 
 
 def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

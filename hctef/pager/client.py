@@ -152,7 +152,7 @@ class Client(Conversation):
                 wire.close(link.descriptors[0 if mapping is None else 2 :])  # the first two are the mapping's
                 link.descriptors = []
                 if mapping is not None:
-                    mapping.closed = lambda _: None
+                    mapping.closed = lambda *_: None
         for left in (*parent._left, *([parent._next] if parent._next else [])):
             left.close()
         helpers = parent._helpers

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hctef import _uffd
+from hctef._shared_memory import high
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.helpers import Helpers, start_helpers
@@ -48,7 +49,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self._posted: deque[Request] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = high(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._ids = itertools.count(1)
         self._links: dict[str, Link] = {}
         self._asked: dict[int, Request] = {}
@@ -192,6 +193,7 @@ class Conversation:
             elif "error" in reply:
                 self._answer(reply.get("id", 0), error=wire.unpack_error(reply))
             else:
+                helpers.ending.pop(reply.get("id", 0), None)
                 self._answer(reply.get("id", 0), reply)
 
     def _answer(self, number: int, reply: Any = None, error: Exception | None = None) -> None:
@@ -219,7 +221,12 @@ class Conversation:
         for helpers in self._current() if attached or link.descriptors else ():
             number = next(self._ids)
             self._asked[number] = Request(link, {"op": "detach", "link": link.name, "id": number})
+            helpers.ending[number] = link.room
             self._say(helpers, self._asked[number])
+        for left in self._left:
+            if left.socket.fileno() >= 0:  # its end is the answer
+                left.ending[next(self._ids)] = link.room
+        link.room = None
         descriptors, link.descriptors = link.descriptors, []
         wire.close(descriptors)
 
@@ -302,6 +309,7 @@ class Conversation:
                 while (received := wire.receive(left.socket)) is not None:
                     wire.close(received[1])
                 left.socket.close()
+                left.ending.clear()
                 for link in self._links.values():  # what it read last cannot be read again
                     with contextlib.suppress(OSError):
                         _uffd.wake(link.descriptors[0], *link.place)

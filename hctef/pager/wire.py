@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -40,6 +39,7 @@ from hctef import exceptions
 from hctef._http import Url, Validator, checked_headers, parse_url
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
+from hctef._shared_memory import high
 from hctef._urllib3 import pool_timeout
 from hctef.exceptions import HctefError, HctefNetworkError, PagerError
 
@@ -68,9 +68,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if min(end.fileno() for end in ends) > 2:
         return ends
-    mine, its = (socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3)) for end in ends)
-    for end in ends:
-        end.close()
+    mine, its = (socket.socket(fileno=high(end.detach())) for end in ends)
     return mine, its
 
 

@@ -56,7 +56,12 @@ class Worker:
         """By server: what is known of the line to it."""
         self._calls: dict[str, ThreadPoolExecutor] = {}
         self._outgoing: dict[int, deque[wire.Message]] = {}
-        self._done: deque[tuple[int, wire.Message]] = deque()
+        self._done: deque[Callable[[], None]] = deque()
+        """What other threads leave to this one."""
+        self._ending: dict[tuple[str, int], list[Callable[[], None]]] = {}
+        """By link and client that were detached: what is to be done when nothing fills that process's memory."""
+        self._leaving: dict[int, socket.socket] = {}
+        """Of clients that left: closed when nothing fills their memory, for their ends say so."""
         self._holds = Holds(self._release)
         self._due: float | None = None
         self._untidy = False
@@ -88,7 +93,7 @@ class Worker:
                     action: Callable[[], None] = key.data
                     action()
             while self._done:
-                self._say(*self._done.popleft())
+                self._done.popleft()()
             if self._due is not None and time.monotonic() >= self._due:
                 self._tick()
 
@@ -107,6 +112,11 @@ class Worker:
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+
+    def _soon(self, action: Callable[[], None]) -> None:
+        """In any thread: have the loop do it."""
+        self._done.append(action)
+        os.eventfd_write(self._wake, 1)
 
     def _failure(self) -> None:
         """In a transfer's thread: somebody may wait for what failed."""
@@ -158,8 +168,7 @@ class Worker:
             case "client":
                 self._welcome(descriptors)
             case "detach":
-                self._detach(message["link"], client)
-                self._answer(client, message, {})
+                self._detach(message["link"], client, lambda: self._answer(client, message, {}))
             case "let_go":
                 self._holds.let_go((message["link"], client, message["hold"]))
             case "look":
@@ -201,7 +210,7 @@ class Worker:
         self._answer(client, message, {})
 
     def _welcome(self, descriptors: list[int]) -> None:
-        client = max(self._state.clients, default=0) + 1
+        client = max((*self._state.clients, *self._leaving), default=0) + 1
         self._tell_supervisor({"op": "client", "client": client}, descriptors)
         self._state.clients[client] = socket.socket(fileno=descriptors.pop(0))
         self._serve(client, self._state.clients[client])
@@ -259,10 +268,18 @@ class Worker:
         if self._due is None:
             self._due = time.monotonic() + 0.5
 
-    def _detach(self, link: str, client: int) -> None:
-        """A process has unmapped the arena; the last one takes it with it."""
-        if (link, client) not in self._state.uffds:
+    def _detach(self, link: str, client: int, then: Callable[[], None]) -> None:
+        """A process has unmapped the arena; the last one takes it with it.
+
+        `then`: done when no call is under way that would fill the process's memory there: the next file may be mapped.
+        """
+        if (link, client) in self._ending:  # asked twice
+            self._ending[link, client].append(then)
             return
+        if (link, client) not in self._state.uffds:
+            then()
+            return
+        self._ending[link, client] = [then]
         self._tell_supervisor({"op": "detach", "link": link, "client": client}, [])
         for key in self._holds.of(link, client):
             self._holds.let_go(key)
@@ -275,6 +292,9 @@ class Worker:
             with contextlib.suppress(OSError):  # what I have read and not resolved is for others, where there are any
                 _uffd.wake(self._state.uffds[link, client], resolver.base, -(-resolver.size // PAGE) * PAGE)
             resolver.arena.drop(own)
+            resolver.arena.uses.then(lambda: self._soon(lambda: self._ended(link, client)))
+        else:
+            self._soon(lambda: self._ended(link, client))
         self._state.leave(link, client)
         if link not in self._state.links and link in self._resolvers:
             self._resolvers.pop(link).close()
@@ -282,16 +302,25 @@ class Worker:
             self._untidy = True
             self._due = min(self._due or math.inf, time.monotonic() + TIDY_SECONDS)
 
+    def _ended(self, link: str, client: int) -> None:
+        for action in self._ending.pop((link, client)):
+            action()
+        self._see_out(client)
+
     def _leave(self, client: int) -> None:
         """A client's process has ended, or closed its end."""
-        sock = self._state.clients.pop(client)
+        sock = self._leaving[client] = self._state.clients.pop(client)
         self._selector.unregister(sock)
-        sock.close()
         del self._outgoing[client]
         for link, of in list(self._state.uffds):
             if of == client:
-                self._detach(link, client)
+                self._detach(link, client, lambda: None)
         self._tell_supervisor({"op": "leave", "client": client}, [])
+        self._see_out(client)
+
+    def _see_out(self, client: int) -> None:
+        if client in self._leaving and not any(of == client for _, of in self._ending):
+            self._leaving.pop(client).close()
 
     # requests
 
@@ -309,8 +338,7 @@ class Worker:
             reply = self._perform(resolver, message, key, attempt)
         except Exception as error:  # noqa: BLE001  # raised again by who asked
             reply = wire.pack_error(error)
-        self._done.append((client, {**reply, "id": message.get("id", 0)}))
-        os.eventfd_write(self._wake, 1)
+        self._soon(lambda: self._say(client, {**reply, "id": message.get("id", 0)}))
 
     def _perform(self, resolver: Resolver, message: wire.Message, key: Hold | None, attempt: object) -> wire.Message:
         match message["op"]:
