@@ -66,7 +66,7 @@ class Conversation:
 
     # hearing and saying
 
-    def _turn(self) -> None:
+    def _turn(self, *, wait: bool = True) -> None:
         """Say what is to be said, and hear what comes next."""
         while self._posted:
             request = self._posted.popleft()
@@ -89,7 +89,7 @@ class Conversation:
             if left.deadline is not None and now >= left.deadline:
                 left.deadline = None
                 left.kill()
-        ready = self._wait(now)
+        ready = self._wait(now, wait=wait)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
@@ -107,11 +107,11 @@ class Conversation:
     def _current(self) -> list[Helpers]:
         return [helpers for helpers in (self._helpers, self._next) if helpers is not None]
 
-    def _wait(self, now: float) -> set[int]:
+    def _wait(self, now: float, *, wait: bool) -> set[int]:
         """The descriptors that something has happened to, none where something else is due."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        due = list(self._refused.values())
+        due = [*self._refused.values(), *([] if wait else [now])]
         for helpers in self._current():
             self._flush(helpers)
         for helpers in (*self._left, *self._current()):
