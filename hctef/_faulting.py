@@ -19,6 +19,7 @@ when the mapping goes would fill the next one, were that at the same place.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
@@ -150,7 +151,8 @@ class FaultingArena:
         begin = address(source)
         for start, stop in runs:
             length = -(-(stop - start) // PAGE) * PAGE
-            _uffd.copy(self.mapping.uffd, self.mapping.base + start, begin + start, length)
+            if _uffd.copy(self.mapping.uffd, self.mapping.base + start, begin + start, length):
+                raise OSError(errno.ENOENT, "something else lies where a file was mapped")
 
     def fill(self, start: int, data: Buffer) -> None:
         """What a transfer still had in its hands when the pager took over: the pager fetches it."""

@@ -11,6 +11,7 @@ import faulthandler
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -177,13 +178,12 @@ def test_a_copy_in_parts_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_gone_is_said() -> None:
-    """A copy to what is unmapped is a ProcessLookupError, a wake there is nothing."""
+    """A copy to what is unmapped says so, a wake there is nothing."""
     arena = FaultingArena(2 * PAGE)
     mapping, source = arena.mapping, source_of(pattern(PAGE))
     uffd, base = os.dup(mapping.uffd), mapping.base
     del arena
-    with pytest.raises(ProcessLookupError):
-        _uffd.copy(uffd, base, address(source), PAGE)
+    assert _uffd.copy(uffd, base, address(source), PAGE) == [(0, PAGE)]
     _uffd.wake(uffd, base, PAGE)
     _uffd.poison(uffd, base, PAGE)
     with pytest.raises(OSError, match="COPY"):
@@ -204,8 +204,7 @@ def test_an_address_stays_taken_until_nobody_fills_it() -> None:
     del arena
     assert mapping not in mappings()
     others = [FaultingArena(64 * PAGE) for _ in range(5)]
-    with pytest.raises(ProcessLookupError):
-        _uffd.copy(uffd, mapping.base, address(source), 64 * PAGE)
+    assert _uffd.copy(uffd, mapping.base, address(source), 64 * PAGE) == [(0, 64 * PAGE)]
     assert not any(os.fstat(other.mapping.memfd).st_blocks for other in others)
     with pytest.raises(OSError, match="exists"):
         reserve(mapping.base, mapping.length)
@@ -219,6 +218,47 @@ def test_an_address_stays_taken_until_nobody_fills_it() -> None:
     again = FaultingArena(64 * PAGE)
     assert again.mapping.base == mapping.base
     os.close(uffd)
+
+
+def test_a_process_that_is_gone_is_said() -> None:
+    """What is copied there is a ProcessLookupError, a wake there nothing."""
+    mine, its = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        arena = FaultingArena(PAGE)
+        socket.send_fds(its, [str(arena.mapping.base).encode()], [arena.mapping.uffd])
+        os._exit(0)
+    base, (uffd,), _, _ = socket.recv_fds(mine, 100, 1)
+    os.waitpid(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        _uffd.copy(uffd, int(base), address(source_of(pattern(PAGE))), PAGE)
+    _uffd.wake(uffd, int(base), PAGE)
+    for end in (mine, its):
+        end.close()
+    os.close(uffd)
+
+
+@pytest.mark.parametrize("how", ["advised", "locked", "unmapped"])
+def test_a_mapping_in_parts_is_filled_in_parts(how: str) -> None:
+    """Advice and locks for a part of it have the kernel make it several, and a copy goes into one at a time."""
+    size = 256 * PAGE
+    arena, data = FaultingArena(size), pattern(size)
+    source, base, libc = address(keep := source_of(data)), arena.mapping.base, ctypes.CDLL(None)
+    for page in (7, 8, 100):
+        arguments = ctypes.c_void_p(base + page * PAGE), ctypes.c_size_t(PAGE)
+        if how == "advised":
+            assert libc.madvise(*arguments, 16) == 0  # MADV_DONTDUMP
+        elif how == "locked":
+            assert libc.mlock2(*arguments, 1) == 0  # MLOCK_ONFAULT
+        else:
+            assert libc.munmap(*arguments) == 0
+    gone = [(7 * PAGE, 9 * PAGE), (100 * PAGE, 101 * PAGE)] if how == "unmapped" else []
+    assert _uffd.copy(arena.mapping.uffd, base, source, size) == gone
+    begin = 0
+    for start, stop in [*gone, (size, size)]:
+        assert arena.bytes[begin:start] == data[begin:start]
+        begin = stop
+    del keep
 
 
 PROGRAM = """

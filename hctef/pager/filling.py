@@ -143,15 +143,17 @@ class FillingArena:
     def _copy_from(self, start: int, stop: int, source: int) -> None:
         self._regions.update(range(start // REGION, -(-stop // REGION)))
         length = -(-(stop - start) // PAGE) * PAGE
-        filled = False
+        todo = [(0, length)]
         with self.uses:
-            for uffd in list(self.uffds):
-                if filled:
+            for number, uffd in enumerate(list(self.uffds)):
+                if number > 0:
                     _uffd.wake(uffd, self.base + start, length)  # the pages are shared: it finds them
-                    continue
                 try:
-                    _uffd.copy(uffd, self.base + start, source, length)
-                    filled = True
+                    todo = [
+                        (begin + first, begin + last)
+                        for begin, end in todo  # what no process before this one has mapped
+                        for first, last in _uffd.copy(uffd, self.base + start + begin, source + begin, end - begin)
+                    ]
                 except ProcessLookupError:
                     self.drop(uffd)
 
