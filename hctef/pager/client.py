@@ -169,7 +169,6 @@ class Client(Conversation):
 
     def in_child(self, parent: Client, alive: list[Mapping]) -> None:
         """Take over what was mapped again here, and have the parent's helpers listen to it."""
-        os.close(parent._wake)
         for link in list(parent._links.values()):
             mapping = link.mapping
             link.client, link._holds, link._waiting = self, {}, set()
@@ -186,7 +185,8 @@ class Client(Conversation):
         helpers = parent._helpers
         if helpers is not None:
             if helpers.deadline is None and self._links:
-                self._join(helpers)
+                with contextlib.suppress(OSError):  # no more descriptors: the thread tries until it has others
+                    self._join(helpers)
             helpers.close()
         if self._links:
             with self._guard, contextlib.suppress(RuntimeError):  # the next request starts it
@@ -204,6 +204,7 @@ class Client(Conversation):
         self._helpers = Helpers(mine, shared=True)
         for link in self._links.values():
             self._take(Request(link, {"op": "rearm", "link": link.name, "base": link.place[0]}))
+        self._flush(self._helpers)  # here: who touches a page next may hold the GIL, and the thread say nothing
 
 
 def _result(future: Future[Any], timeout: float) -> Any:
@@ -232,8 +233,10 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child(alive: list[Mapping]) -> None:
-    global _client  # a new process, a new client
-    parent, _client = _client, Client()
+    global _client  # noqa: PLW0603  # a new process, a new client
+    parent = _client
+    os.close(parent._wake)  # first: there may be room for no more descriptors
+    _client = Client()
     _client.in_child(parent, alive)
 
 
