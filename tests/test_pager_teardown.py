@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 import warnings
@@ -133,3 +135,40 @@ def test_a_worker_lets_go_when_no_call_is_under_way(end: str) -> None:
     assert isinstance(worker._state.clients[2], socket.socket)
     worker._selector.close()
     os.close(worker._wake)
+
+
+def test_a_message_whose_descriptors_found_no_room() -> None:
+    """It is an error to who sent it, ends no helper, and is said again to the next worker."""
+    mine, its = wire.pair()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wire.send(mine, {"op": "attach", "link": "a", "client": 1}, [mine.fileno()] * 3)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208  # numbers, not paths
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, limit[1]))
+    filler = []
+    with contextlib.suppress(OSError):
+        while True:
+            filler.append(os.dup(0))
+    os.close(filler.pop())
+    try:
+        found = wire.receive(its)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        wire.close(filler)
+    assert found is not None
+    message, descriptors = found
+    assert descriptors == []
+    with pytest.raises(hctef.PagerError, match="ulimit"):
+        wire.taken(descriptors, 3)
+    state = State({1: mine})
+    state.keep(message, descriptors)
+    assert state.lost
+    assert not state.links
+    state.keep({"op": "client", "client": 2}, [])
+    state.keep({"op": "leave", "client": 2}, [])
+    control, supervisors = wire.pair()
+    worker = Worker(State({1: mine}, lost=True), control, again=True)
+    assert wire.receive(its) == ({"again": True, "lost": True}, [])
+    worker._selector.close()
+    os.close(worker._wake)
+    for sock in (mine, its, control, supervisors):
+        sock.close()

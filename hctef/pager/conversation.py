@@ -190,6 +190,9 @@ class Conversation:
                 helpers.deadline, self._pause = None, 0.0
             elif "again" in reply:
                 self._ask_again(helpers)
+                if reply.get("lost"):
+                    helpers.told.clear()
+                    self._attach_all(helpers)
             elif "error" in reply:
                 self._answer(reply.get("id", 0), error=wire.unpack_error(reply))
             else:
@@ -208,6 +211,8 @@ class Conversation:
             if op == "attach" and request.future is None:  # it was attached once, so somebody may be blocked
                 wire.say(f"hctef: a new pager does not take over a file, which waits {REFUSED_SECONDS:g} s: {error}\n")
                 self._refused[link.name] = time.monotonic() + REFUSED_SECONDS
+                if self._helpers is not None and self._helpers.pidfd < 0:  # another process's: to have our own may help
+                    self._helpers.orphaned = True
                 return
             if op == "attach":
                 del self._links[link.name]

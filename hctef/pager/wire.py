@@ -15,8 +15,8 @@ Never pickle: what comes over a socket is data. Every request has an `id`, and i
 | evict | link, start, stop | {} |
 | detach | link | {} |
 
-The supervisor says {ready: pid} once. A worker says {again: true} when it stands in for one that died: what was not
-answered is asked again. All requests may come twice, therefore.
+The supervisor says {ready: pid} once. A worker says {again: true, lost} when it stands in for one that died: what was
+not answered is asked again, and, where `lost`, what is attached is said again. All requests may come twice, therefore.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ())
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors, which the caller closes; None: the other side is gone, or speaks another
-    language, and need not be heard any longer.
+    language, and need not be heard any longer. Where this process has no room for all the descriptors, it has none.
 
     Raises BlockingIOError where there is none on a socket that does not block.
     """
@@ -102,10 +102,20 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         message = json.loads(data) if data and not flags & socket.MSG_TRUNC else None
     except (ValueError, RecursionError):
         message = None
+    if flags & socket.MSG_CTRUNC:
+        close(descriptors)
+        descriptors = array.array("i")
     if not isinstance(message, dict):
         close(descriptors)
         return None
     return message, list(descriptors)
+
+
+def taken(descriptors: list[int], count: int) -> list[int]:
+    """The descriptors that a message must have come with. Raises PagerError: it did not."""
+    if len(descriptors) < count:
+        raise PagerError("the pager got no descriptors: it has as many open as it may (ulimit -n)")
+    return descriptors
 
 
 def close(descriptors: Iterable[int]) -> None:

@@ -77,7 +77,7 @@ class Worker:
                 self._due = time.monotonic() + AGAIN_SECONDS
         if again:
             for client in list(state.clients):
-                self._say(client, {"again": True})
+                self._say(client, {"again": True, "lost": state.lost})
 
     def run(self) -> None:
         """Until no client is left."""
@@ -191,27 +191,32 @@ class Worker:
         if link in self._state.links:
             self._rearm(client, message, descriptors)  # asked twice, or of forked children by different helpers
             return
-        uffd, *others = descriptors
+        uffd, *others = wire.taken(descriptors, 3)
         self._resolve(link, message, others)  # first: what cannot be done is not to be done by the next worker either
+        try:
+            self._listen(link, client, uffd)
+        except OSError:
+            self._dissolve(link)
+            raise
         self._tell_supervisor({**message, "client": client}, descriptors)
         descriptors.clear()
         self._state.links[link] = message, others
-        self._listen(link, client, uffd)
         self._answer(client, message, {})
 
     def _rearm(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
         link = message["link"]
         resolver = self._resolver(message)
         if (link, client) not in self._state.uffds:
-            uffd = descriptors.pop(0)
-            self._tell_supervisor({"op": "rearm", "link": link, "client": client}, [uffd])
+            uffd = wire.taken(descriptors, 1)[0]
             self._listen(link, client, uffd)
+            descriptors.remove(uffd)
+            self._tell_supervisor({"op": "rearm", "link": link, "client": client}, [uffd])
         resolver.arena.wake(0, resolver.size)
         self._answer(client, message, {})
 
     def _welcome(self, descriptors: list[int]) -> None:
         client = max((*self._state.clients, *self._leaving), default=0) + 1
-        self._tell_supervisor({"op": "client", "client": client}, descriptors)
+        self._tell_supervisor({"op": "client", "client": client}, wire.taken(descriptors, 1))
         self._state.clients[client] = socket.socket(fileno=descriptors.pop(0))
         self._serve(client, self._state.clients[client])
 
@@ -219,9 +224,13 @@ class Worker:
         """A link of the worker's before. Raises OSError, MemoryError: not now."""
         message, descriptors = self._state.links[link]
         self._resolve(link, message, descriptors)
-        for (name, client), uffd in list(self._state.uffds.items()):
-            if name == link:
-                self._listen(link, client, uffd)
+        try:
+            for (name, client), uffd in list(self._state.uffds.items()):
+                if name == link:
+                    self._listen(link, client, uffd)
+        except OSError:
+            self._dissolve(link)
+            raise
         if again:  # what the one before me had read cannot be read again
             self._resolvers[link].arena.wake(0, self._resolvers[link].size)
 
@@ -244,12 +253,25 @@ class Worker:
         self._calls[link] = ThreadPoolExecutor(CALLS, "hctef-call")
 
     def _listen(self, link: str, client: int, uffd: int) -> None:
-        """Read a process's faults, by a descriptor of this resolver's own; `uffd` is kept."""
-        self._state.uffds[link, client] = uffd
+        """Read a process's faults, by a descriptor of this resolver's own; `uffd` is kept. Raises OSError."""
         resolver, own = self._resolvers[link], os.dup(uffd)
+        try:
+            self._selector.register(own, selectors.EVENT_READ, lambda: self._faults(resolver, own))
+        except OSError:
+            os.close(own)
+            raise
+        self._state.uffds[link, client] = uffd
         self._own[link, client] = own
         resolver.arena.add(own)
-        self._selector.register(own, selectors.EVENT_READ, lambda: self._faults(resolver, own))
+
+    def _dissolve(self, link: str) -> None:
+        """Resolve nothing of it any longer."""
+        for key in [key for key in self._own if key[0] == link]:
+            del self._own[key]
+        self._resolvers.pop(link).close()
+        self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
+        self._untidy = True
+        self._due = min(self._due or math.inf, time.monotonic() + TIDY_SECONDS)
 
     def _unlisten(self, uffd: int) -> None:
         """In any thread: the descriptor's process is gone."""
@@ -297,10 +319,7 @@ class Worker:
             self._soon(lambda: self._ended(link, client))
         self._state.leave(link, client)
         if link not in self._state.links and link in self._resolvers:
-            self._resolvers.pop(link).close()
-            self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
-            self._untidy = True
-            self._due = min(self._due or math.inf, time.monotonic() + TIDY_SECONDS)
+            self._dissolve(link)
 
     def _ended(self, link: str, client: int) -> None:
         for action in self._ending.pop((link, client)):
