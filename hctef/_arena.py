@@ -15,6 +15,9 @@ from typing import Protocol
 from hctef._memory import anonymous
 from hctef._ranges import PAGE
 
+_DONTNEED_LOCKED = 24
+"""MADV_DONTNEED_LOCKED, which the mmap module does not have."""
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -95,7 +98,11 @@ class AnonymousArena:
     def evict(self, start: int, stop: int) -> None:
         length = -(-(stop - start) // PAGE) * PAGE
         if hasattr(mmap, "MADV_DONTNEED"):
-            self.bytes.madvise(mmap.MADV_DONTNEED, start, min(length, len(self.bytes) - start))
+            length = min(length, len(self.bytes) - start)
+            for advice in (mmap.MADV_DONTNEED, _DONTNEED_LOCKED):  # the second for mlock'ed memory
+                with contextlib.suppress(OSError):  # before Linux 5.18 that stays as it is until it is filled again
+                    self.bytes.madvise(advice, start, length)
+                    break
 
     def close(self) -> None:
         with contextlib.suppress(BufferError):  # a view lives: it keeps the mapping, and unmaps it when it goes

@@ -5,28 +5,60 @@ that touches an absent page; the pager, a process of its own, fills the page (UF
 process fills only what it has already when the arena is made (`populate`).
 
 What keeps a hole from ever being read as zeros:
-- The descriptor of userfaultfd stays open until the mapping is gone. The mapping is gone when Python's mmap object is,
-  and that lives as long as any view of it: `_gone` closes the descriptor then, and not before.
+- Nothing can be read before it is registered: under mlockall(MCL_FUTURE) the kernel reads what is mapped at once.
+- The descriptor of userfaultfd stays open until the mapping is gone. The mapping goes with the last reference to
+  Python's mmap object, which every view of it is: `_Room.__del__` closes the descriptor then, and not before.
 - A forked child does not inherit the mapping (MADV_DONTFORK). `_after_fork_in_child` maps the memfd at the same address
   again and registers it with a descriptor of the child's own. Where that fails, nothing is there, and a touch is
   SIGSEGV. Where something else is there already, which a view would show, the child ends at once.
+
+What keeps a page from being filled with another file's bytes: the address stays taken until nobody fills it any more.
+UFFDIO_COPY fills whatever is registered at an address, with any userfaultfd of the process. A transfer that still runs
+when the mapping goes would fill the next one, were that at the same place.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
-import weakref
+import sys
 from collections.abc import Callable, Iterable
 
 from hctef import _uffd
 from hctef._arena import Buffer
 from hctef._ranges import PAGE, ByteRange
 from hctef._raw import address
-from hctef._shared_memory import below, do_not_fork, memfd, not_garbage, punch, replace, reserve, shared
+from hctef._shared_memory import (
+    allow_reading,
+    below,
+    do_not_fork,
+    immortal,
+    memfd,
+    no_huge_pages,
+    not_garbage,
+    punch,
+    replace,
+    reserve,
+    shared,
+)
 
 CLEARANCE = 64 << 30
 """Bytes of address space kept free above each mapping, of the 128 TiB that x86-64 has."""
+
+
+class _Room(mmap.mmap):
+    """The address range of a mapping, as Python knows it: it is unmapped with this object."""
+
+    mapping: Mapping | None = None
+    """Until the last view is gone."""
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Nobody can look any more. Python unmaps it next, unless somebody keeps it."""
+        mapping, self.mapping = self.mapping, None
+        if mapping is not None and not _finalizing():
+            del _mappings[mapping.base]
+            mapping.end(self)
 
 
 class Mapping:
@@ -37,25 +69,30 @@ class Mapping:
         self.size = size
         self.length = -(-size // PAGE) * PAGE
         self.user_mode_only = user_mode_only
-        self.closed: Callable[[Mapping], None] = lambda _: None
-        """Called when the last view is gone, perhaps by the garbage collector."""
+        self.closed: Callable[[Mapping, mmap.mmap], None] = lambda *_: None
+        """Called when the last view is gone, perhaps by the garbage collector. The address stays taken as long as
+        somebody keeps the second argument: until nobody fills it."""
         self.uffd = -1
         self.memfd = memfd("arena", self.length)
         try:
             with below(CLEARANCE):
-                self.bytes = shared(self.memfd, size, writable=False)
+                self.bytes = shared(self.memfd, size, _Room, readable=False)
             not_garbage(self.bytes)
             self.base = address(self.bytes)
             self._register()
+            if os.fstat(self.memfd).st_blocks:
+                raise OSError("a page was made before anybody asked for it")
         except BaseException:  # raised again
-            os.close(self.memfd)
+            self.close()
             raise
 
     def _register(self) -> None:
         opened = _uffd.open_uffd(user_mode_only=self.user_mode_only)
         try:
             do_not_fork(self.base, self.length)
+            no_huge_pages(self.base, self.length)  # khugepaged before Linux 6.4 fills holes
             can = _uffd.register(opened.fd, self.base, self.length)
+            allow_reading(self.base, self.length)
         except BaseException:  # raised again
             os.close(opened.fd)
             raise
@@ -77,6 +114,16 @@ class Mapping:
             replace(self.base, self.length, None)
             raise
 
+    def end(self, room: mmap.mmap) -> None:
+        """The last view is gone. What is at the address takes no page from now on, and is no forked child's danger."""
+        if not room.closed:
+            try:
+                replace(self.base, self.length, None)
+            except OSError:  # too many mappings, or too much is locked: it stays, which costs no more than its address
+                immortal(room)
+        self.closed(self, room)
+        self.close()
+
     def close(self) -> None:
         for fd in (self.uffd, self.memfd):
             if fd >= 0:
@@ -94,16 +141,18 @@ class FaultingArena:
     def __init__(self, size: int, *, user_mode_only: bool = False) -> None:
         self.size = size
         self.mapping = Mapping(size, user_mode_only=user_mode_only)
-        self.bytes: mmap.mmap = self.mapping.bytes
+        room = self.mapping.bytes
         del self.mapping.bytes  # it must not live longer than the views of it
-        _mappings[weakref.ref(self.bytes, _gone)] = self.mapping
+        self.bytes: mmap.mmap = room
+        room.mapping = _mappings[self.mapping.base] = self.mapping
 
     def populate(self, runs: Iterable[ByteRange], source: mmap.mmap) -> None:
         """Fill runs of whole pages with what lies at the same places of `source`, a mapping of whole pages."""
         begin = address(source)
         for start, stop in runs:
             length = -(-(stop - start) // PAGE) * PAGE
-            _uffd.copy(self.mapping.uffd, self.mapping.base + start, begin + start, length)
+            if _uffd.copy(self.mapping.uffd, self.mapping.base + start, begin + start, length):
+                raise OSError(errno.ENOENT, "something else lies where a file was mapped")
 
     def fill(self, start: int, data: Buffer) -> None:
         """What a transfer still had in its hands when the pager took over: the pager fetches it."""
@@ -151,16 +200,11 @@ def self_test(*, user_mode_only: bool = False) -> tuple[str, frozenset[str]]:
     return arena.mapping.mode, arena.mapping.features
 
 
-_mappings: dict[weakref.ref[mmap.mmap], Mapping] = {}
+_mappings: dict[int, Mapping] = {}
+"""By address."""
 
 rearmed: list[Callable[[list[Mapping]], None]] = []
 """Called in a forked child with the mappings that are in place again: whoever resolves faults is told of them."""
-
-
-def _gone(reference: weakref.ref[mmap.mmap]) -> None:
-    mapping = _mappings.pop(reference)
-    mapping.closed(mapping)
-    mapping.close()
 
 
 def _after_fork_in_child() -> None:

@@ -8,26 +8,38 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
-import sys
 from collections.abc import Iterator
 
-_UNTRACKED = {"trackfd": False} if sys.version_info >= (3, 13) else {}  # no second descriptor for each mapping
+from hctef._raw import address
+
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; the os module has no fallocate with flags
 
 _NOWHERE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE; mmap has it from 3.13 on
 _FIXED, _FIXED_NOREPLACE = 0x10, 0x100000
-_DONTFORK = 10
+_DONTFORK, _NOHUGEPAGE = 10, 15
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 
 
+def high(fd: int) -> int:
+    """The same file under a number that is not 0, 1 or 2: a program that closed those may write to them, or put other
+    files there. Takes over the descriptor. Raises OSError."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
 def memfd(name: str, size: int) -> int:
     """A file of `size` bytes in memory, without a path, sparse. Raises OSError."""
-    fd = os.memfd_create(f"hctef-{name}", os.MFD_CLOEXEC)
+    fd = high(os.memfd_create(f"hctef-{name}", os.MFD_CLOEXEC))
     try:
         os.ftruncate(fd, size)
     except BaseException:
@@ -36,10 +48,11 @@ def memfd(name: str, size: int) -> int:
     return fd
 
 
-def shared(fd: int, size: int, *, writable: bool) -> mmap.mmap:
-    """The first `size` bytes of a memfd, mapped for all processes that map it."""
-    prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, **_UNTRACKED)
+def shared[M: mmap.mmap](fd: int, size: int, kind: type[M], *, readable: bool = True) -> M:
+    """The first `size` bytes of a memfd, mapped for all processes that map it: read-only, or not to be touched yet."""
+    found = kind(-1, size, _NOWHERE, 0)  # of `fd` Python would keep a descriptor of its own, with any number
+    replace(address(found), size, fd, readable=readable)
+    return found
 
 
 def not_garbage(owner: object) -> None:
@@ -49,6 +62,11 @@ def not_garbage(owner: object) -> None:
     finalizers in the circle, which may use it.
     """
     ctypes.pythonapi.PyObject_GC_UnTrack(ctypes.py_object(owner))
+
+
+def immortal(owner: object) -> None:
+    """Keep an object for ever."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(owner))
 
 
 def punch(fd: int, start: int, length: int) -> None:
@@ -106,12 +124,18 @@ def reserve(at: int, size: int) -> None:
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
-def replace(at: int, size: int, fd: int | None) -> None:
-    """Map a memfd read-only, or, for None, what `reserve` does, in place of what is there. Raises OSError."""
+def replace(at: int, size: int, fd: int | None, *, readable: bool = False) -> None:
+    """Map a memfd, or, for None, what `reserve` does, in place of what is there. Raises OSError."""
     if fd is None:
         _map(at, size, 0, _NOWHERE | _FIXED, -1)
     else:
-        _map(at, size, mmap.PROT_READ, mmap.MAP_SHARED | _FIXED, fd)
+        _map(at, size, mmap.PROT_READ if readable else 0, mmap.MAP_SHARED | _FIXED, fd)
+
+
+def allow_reading(at: int, size: int) -> None:
+    """Have a mapping that is not to be touched readable. Raises OSError."""
+    if _libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(size), mmap.PROT_READ) < 0:
+        raise _error()
 
 
 def _map(at: int | None, size: int, prot: int, flags: int, fd: int) -> int:  # mmap(2)'s own
@@ -125,6 +149,11 @@ def do_not_fork(at: int, size: int) -> None:
     """Keep a mapping out of forked children. Raises OSError."""
     if _libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), _DONTFORK) < 0:
         raise _error()
+
+
+def no_huge_pages(at: int, size: int) -> None:
+    """Have a mapping's pages stay small. A kernel that has no huge pages says no, and means the same."""
+    _libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), _NOHUGEPAGE)
 
 
 def _error() -> OSError:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hctef._ranges import PAGE
+from hctef._shared_memory import high
 
 _SYSCALLS = {"x86_64": 323, "i686": 374, "armv7l": 388, "ppc64le": 364, "s390x": 355, "aarch64": 282, "riscv64": 282}
 _USER_MODE_ONLY = 1
@@ -76,7 +77,7 @@ def open_uffd(*, user_mode_only: bool = False) -> Opened:
             if not offered & missing:
                 raise OSError(errno.ENOSYS, "this kernel's userfaultfd does not know shared memory")
             wanted = {name: bit for name, bit in FEATURES.items() if offered & bit}
-            fd = opener()
+            fd = high(opener())
             try:
                 _handshake(fd, sum(wanted.values()))
             except BaseException:
@@ -159,17 +160,20 @@ def wake(fd: int, start: int, length: int) -> None:
             raise
 
 
-def copy(fd: int, start: int, source: int, length: int) -> None:
+def copy(fd: int, start: int, source: int, length: int) -> list[tuple[int, int]]:
     """Fill absent whole pages from address `source` on, map them, and wake who waits. Pages that are there already stay
-    as they are, and who waits for them is woken.
+    as they are, and who waits for them is woken. Returns where nothing is mapped that could be filled, as offsets.
 
-    Raises ProcessLookupError: the process of `fd` is gone, or has nothing mapped there any longer.
+    Raises ProcessLookupError: the process of `fd` is gone.
     """
-    done = 0
+    done, most = 0, length
+    unmapped: list[tuple[int, int]] = []
     while done < length:
-        request = _Copy(start + done, source + done, length - done, 0, 0)
+        request = _Copy(start + done, source + done, min(most, length - done), 0, 0)
         if _libc.ioctl(fd, _COPY, ctypes.byref(request)) == 0:
-            return
+            done += request.len
+            most *= 2
+            continue
         number = ctypes.get_errno()
         if number == errno.EAGAIN:  # the mapping changes at this moment, or it was done in part
             done += max(request.copy, 0)
@@ -177,10 +181,17 @@ def copy(fd: int, start: int, source: int, length: int) -> None:
             done += max(request.copy, 0)
             wake(fd, start + done, PAGE)
             done += PAGE
-        elif number in (errno.ESRCH, errno.ENOENT):
+        elif number == errno.ENOENT and request.len > PAGE:  # not all of it is one mapping: advice and locks split one
+            most = request.len // (2 * PAGE) * PAGE
+        elif number == errno.ENOENT:
+            begin = unmapped.pop()[0] if unmapped and unmapped[-1][1] == done else done
+            done += PAGE
+            unmapped.append((begin, done))
+        elif number == errno.ESRCH:
             raise ProcessLookupError(number, os.strerror(number))
         else:
             raise OSError(number, f"UFFDIO_COPY: {os.strerror(number)}")
+    return unmapped
 
 
 def poison(fd: int, start: int, length: int) -> None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,7 +36,7 @@ from hctef import _uffd
 from hctef._faulting import FaultingArena, Mapping, mappings
 from hctef._memory import anonymous
 from hctef._raw import address
-from hctef._shared_memory import populated
+from hctef._shared_memory import populated, reserve
 
 SHMEM_HUGE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
@@ -175,13 +178,12 @@ def test_a_copy_in_parts_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_gone_is_said() -> None:
-    """A copy to what is unmapped is a ProcessLookupError, a wake there is nothing."""
+    """A copy to what is unmapped says so, a wake there is nothing."""
     arena = FaultingArena(2 * PAGE)
     mapping, source = arena.mapping, source_of(pattern(PAGE))
     uffd, base = os.dup(mapping.uffd), mapping.base
     del arena
-    with pytest.raises(ProcessLookupError):
-        _uffd.copy(uffd, base, address(source), PAGE)
+    assert _uffd.copy(uffd, base, address(source), PAGE) == [(0, PAGE)]
     _uffd.wake(uffd, base, PAGE)
     _uffd.poison(uffd, base, PAGE)
     with pytest.raises(OSError, match="COPY"):
@@ -189,6 +191,74 @@ def test_what_is_gone_is_said() -> None:
     os.close(uffd)
     assert mapping not in mappings()
     assert mapping.uffd == mapping.memfd == -1
+
+
+def test_an_address_stays_taken_until_nobody_fills_it() -> None:
+    """The kernel lets any userfaultfd of a process fill what is registered with another: so nothing is mapped where a
+    file was, until whoever filled it lets go."""
+    arena, kept = FaultingArena(64 * PAGE), []
+    mapping, source = arena.mapping, source_of(b"a" * 64 * PAGE)
+    mapping.closed = lambda _, room: kept.append(room)
+    uffd = os.dup(mapping.uffd)
+    _uffd.copy(uffd, mapping.base, address(source), PAGE)
+    del arena
+    assert mapping not in mappings()
+    others = [FaultingArena(64 * PAGE) for _ in range(5)]
+    assert _uffd.copy(uffd, mapping.base, address(source), 64 * PAGE) == [(0, 64 * PAGE)]
+    assert not any(os.fstat(other.mapping.memfd).st_blocks for other in others)
+    with pytest.raises(OSError, match="exists"):
+        reserve(mapping.base, mapping.length)
+    pid = os.fork()
+    if pid == 0:  # it has nothing there that it can read
+        faulthandler.disable()
+        ctypes.string_at(mapping.base, 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGSEGV
+    kept.clear()
+    again = FaultingArena(64 * PAGE)
+    assert again.mapping.base == mapping.base
+    os.close(uffd)
+
+
+def test_a_process_that_is_gone_is_said() -> None:
+    """What is copied there is a ProcessLookupError, a wake there nothing."""
+    mine, its = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        arena = FaultingArena(PAGE)
+        socket.send_fds(its, [str(arena.mapping.base).encode()], [arena.mapping.uffd])
+        os._exit(0)
+    base, (uffd,), _, _ = socket.recv_fds(mine, 100, 1)
+    os.waitpid(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        _uffd.copy(uffd, int(base), address(source_of(pattern(PAGE))), PAGE)
+    _uffd.wake(uffd, int(base), PAGE)
+    for end in (mine, its):
+        end.close()
+    os.close(uffd)
+
+
+@pytest.mark.parametrize("how", ["advised", "locked", "unmapped"])
+def test_a_mapping_in_parts_is_filled_in_parts(how: str) -> None:
+    """Advice and locks for a part of it have the kernel make it several, and a copy goes into one at a time."""
+    size = 256 * PAGE
+    arena, data = FaultingArena(size), pattern(size)
+    source, base, libc = address(keep := source_of(data)), arena.mapping.base, ctypes.CDLL(None)
+    for page in (7, 8, 100):
+        arguments = ctypes.c_void_p(base + page * PAGE), ctypes.c_size_t(PAGE)
+        if how == "advised":
+            assert libc.madvise(*arguments, 16) == 0  # MADV_DONTDUMP
+        elif how == "locked":
+            assert libc.mlock2(*arguments, 1) == 0  # MLOCK_ONFAULT
+        else:
+            assert libc.munmap(*arguments) == 0
+    gone = [(7 * PAGE, 9 * PAGE), (100 * PAGE, 101 * PAGE)] if how == "unmapped" else []
+    assert _uffd.copy(arena.mapping.uffd, base, source, size) == gone
+    begin = 0
+    for start, stop in [*gone, (size, size)]:
+        assert arena.bytes[begin:start] == data[begin:start]
+        begin = stop
+    del keep
 
 
 PROGRAM = """
@@ -272,6 +342,59 @@ def test_an_arena_takes_memory_only_where_it_is_filled(size: int) -> None:
     assert os.fstat(arena.mapping.memfd).st_blocks * 512 == PAGE
     arena.evict(tail, size)
     assert os.fstat(arena.mapping.memfd).st_blocks == 0
+
+
+LOCKED = """
+import ctypes, mmap, sys
+from hctef._arena import AnonymousArena
+from hctef._faulting import FaultingArena
+from hctef._shared_memory import populated
+if ctypes.CDLL(None).mlockall(2):  # MCL_FUTURE
+    sys.exit(77)
+arena = FaultingArena(16384, user_mode_only=sys.argv[1] == "True")
+assert list(populated(arena.mapping.memfd, 0, 16384)) == []
+other = AnonymousArena(16384)
+other.fill(0, bytes(range(256)) * 64)
+arena.populate([(0, 16384)], other.bytes)
+assert arena.bytes[:] == other.bytes[:] == bytes(range(256)) * 64
+other.evict(4096, 8192)
+assert other.bytes[4096:8192] in (bytes(4096), bytes(range(256)) * 16)
+assert other.bytes[8192:] == arena.bytes[8192:]
+arena.evict(4096, 8192)
+assert list(populated(arena.mapping.memfd, 0, 16384)) == [(0, 4096), (8192, 16384)]
+"""
+
+
+def test_locked_memory(user_mode_only: bool) -> None:
+    """mlockall(MCL_FUTURE) has the kernel read what is mapped at once: nothing can be read before it is registered.
+    What is locked is evicted all the same, or stays as it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKED, str(user_mode_only)], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip("this user may not lock memory")
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+LOW = """
+import os
+from hctef._faulting import FaultingArena, mappings
+from hctef._shared_memory import memfd, shared
+from hctef._uffd import open_uffd
+from hctef.pager import client, wire
+import mmap
+said = os.dup(2)
+os.closerange(0, 3)
+kept = FaultingArena(10), shared(memfd("table", 10), 10, mmap.mmap), wire.pair(), client.Client(), open_uffd()
+found = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in range(3) if os.path.exists(f"/proc/self/fd/{fd}")}
+os.write(said, f"{found} {len(os.listdir('/proc/self/fd')) - 1}".encode())
+"""
+
+
+def test_no_descriptor_is_a_standard_stream() -> None:
+    """Where 0, 1 and 2 are closed they stay so: what a program writes there all the same is not for our pages."""
+    done = subprocess.run([sys.executable, "-c", LOW], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("{} 9", 0)  # and what says so
 
 
 def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import contextlib
 import os
 import secrets
 import select
+import sys
 import threading
 import time
 import traceback
@@ -32,16 +33,23 @@ from hctef.pager.conversation import LINGER_SECONDS, Conversation, Request
 from hctef.pager.helpers import START_SECONDS, Helpers
 from hctef.pager.link import Link
 
+FORK_SECONDS = 10.0
+"""Who forks does not wait longer for another to have forked."""
+
 
 class Client(Conversation):
     """The pager of this process."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._guard = threading.Lock()
-        """Held for a moment, to start the thread and to end it; never where anything is waited for."""
+        self._guard = threading.RLock()  # a signal's handler may fork, or ask, in the thread that holds it
+        """Held for a moment, to start the thread and to end it; never where an answer is waited for."""
         self._thread: threading.Thread | None = None
         self._stop = False
+        self._forking = threading.RLock()
+        """Held from before a fork until after it: threads that fork at once do so one after the other."""
+        self._forks: list[int] = []
+        """The threads that hold it; twice where a signal's handler forks within a fork."""
 
     # in any thread
 
@@ -59,9 +67,11 @@ class Client(Conversation):
 
     def ask(self, link: Link, message: wire.Message, future: Future[Any]) -> None:
         """Send a request soon. The future has its reply, or raises what the reply says. Raises PagerError."""
+        if sys.is_finalizing():  # the thread stands still by now
+            raise PagerError("the interpreter ends, and its pager's thread with it")
         with self._guard:
             self._posted.append(Request(link, {**message, "link": link.name}, future))
-            if self._thread is None:
+            if self._thread is None and (not self._forks or threading.get_ident() in self._forks):
                 try:
                     self._start()
                 except RuntimeError as error:  # the system has no more threads, or the interpreter ends
@@ -79,22 +89,31 @@ class Client(Conversation):
             os.eventfd_write(self._wake, 1)
 
     def _start(self) -> None:
+        """With the guard. Raises RuntimeError; and KeyboardInterrupt, when the thread may begin later."""
         self._stop = False
-        thread = threading.Thread(target=self._run, name="hctef-pager", daemon=True)
-        thread.start()
-        self._thread = thread
+        self._thread = threading.Thread(target=self._run, name="hctef-pager", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:  # raised again
+            self._thread = None
+            raise
 
     # the thread
 
     def _run(self) -> None:
-        while not self._stop:
+        with self._guard:
+            if self._thread is not threading.current_thread():  # whoever started it was interrupted: another may have
+                return
+        while True:  # one turn at least: who forks again and again does not keep all from being said
             try:
-                self._turn()
-                if self._over():
+                self._turn(wait=not self._stop)
+                if self._stop or self._over():
                     return
             except Exception:  # noqa: BLE001  # whatever it is: nobody may wait for ever, for an answer or for a page
                 wire.say(f"hctef: the pager's client failed, and begins anew:\n{traceback.format_exc()}")
                 self._begin_anew()
+                if self._stop:
+                    return
 
     def _over(self) -> bool:
         """Whether nothing is attached, nothing to be said, and the helpers are gone: the thread ends then."""
@@ -120,28 +139,36 @@ class Client(Conversation):
     # forking
 
     def before_fork(self) -> None:
-        """Python warns of a fork beside threads. It ends no wait, and holds no lock: the file's own may be held."""
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        """Python warns of a fork beside threads. It ends no wait, and holds no lock but the one that is for forks: the
+        file's own may be held."""
+        if self._thread is threading.current_thread():
+            return
+        if self._forking.acquire(timeout=FORK_SECONDS):
+            self._forks.append(threading.get_ident())
+        with self._guard:
+            thread = self._thread
+        if thread is None:
             return
         self._stop = True
         self._poke()
-        thread.join()
+        with contextlib.suppress(RuntimeError):  # a signal's handler forks in the midst of its start
+            thread.join()
         with self._guard:
-            self._thread = None
+            if self._thread is thread:
+                self._thread = None
 
     def after_fork_in_parent(self) -> None:
         if self._helpers is not None and self._links:
             self._helpers.shared = True
-        if not self._stop:
-            return
+        if threading.get_ident() in self._forks:
+            self._forks.remove(threading.get_ident())
+            self._forking.release()
         with self._guard, contextlib.suppress(RuntimeError):  # the next request starts it
-            if self._thread is None:
+            if self._thread is None and not self._forks and (self._stop or self._posted):
                 self._start()
 
     def in_child(self, parent: Client, alive: list[Mapping]) -> None:
         """Take over what was mapped again here, and have the parent's helpers listen to it."""
-        os.close(parent._wake)
         for link in list(parent._links.values()):
             mapping = link.mapping
             link.client, link._holds, link._waiting = self, {}, set()
@@ -152,16 +179,17 @@ class Client(Conversation):
                 wire.close(link.descriptors[0 if mapping is None else 2 :])  # the first two are the mapping's
                 link.descriptors = []
                 if mapping is not None:
-                    mapping.closed = lambda _: None
+                    mapping.closed = lambda *_: None
         for left in (*parent._left, *([parent._next] if parent._next else [])):
             left.close()
         helpers = parent._helpers
         if helpers is not None:
             if helpers.deadline is None and self._links:
-                self._join(helpers)
+                with contextlib.suppress(OSError):  # no more descriptors: the thread tries until it has others
+                    self._join(helpers)
             helpers.close()
         if self._links:
-            with contextlib.suppress(RuntimeError):  # the next request starts it
+            with self._guard, contextlib.suppress(RuntimeError):  # the next request starts it
                 self._start()
 
     def _join(self, helpers: Helpers) -> None:
@@ -176,6 +204,7 @@ class Client(Conversation):
         self._helpers = Helpers(mine, shared=True)
         for link in self._links.values():
             self._take(Request(link, {"op": "rearm", "link": link.name, "base": link.place[0]}))
+        self._flush(self._helpers)  # here: who touches a page next may hold the GIL, and the thread say nothing
 
 
 def _result(future: Future[Any], timeout: float) -> Any:
@@ -204,8 +233,10 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child(alive: list[Mapping]) -> None:
-    global _client  # a new process, a new client
-    parent, _client = _client, Client()
+    global _client  # noqa: PLW0603  # a new process, a new client
+    parent = _client
+    os.close(parent._wake)  # first: there may be room for no more descriptors
+    _client = Client()
     _client.in_child(parent, alive)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hctef import _uffd
+from hctef._shared_memory import high
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.helpers import Helpers, start_helpers
@@ -48,7 +49,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self._posted: deque[Request] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = high(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._ids = itertools.count(1)
         self._links: dict[str, Link] = {}
         self._asked: dict[int, Request] = {}
@@ -65,7 +66,7 @@ class Conversation:
 
     # hearing and saying
 
-    def _turn(self) -> None:
+    def _turn(self, *, wait: bool = True) -> None:
         """Say what is to be said, and hear what comes next."""
         while self._posted:
             request = self._posted.popleft()
@@ -88,7 +89,7 @@ class Conversation:
             if left.deadline is not None and now >= left.deadline:
                 left.deadline = None
                 left.kill()
-        ready = self._wait(now)
+        ready = self._wait(now, wait=wait)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
@@ -106,11 +107,11 @@ class Conversation:
     def _current(self) -> list[Helpers]:
         return [helpers for helpers in (self._helpers, self._next) if helpers is not None]
 
-    def _wait(self, now: float) -> set[int]:
+    def _wait(self, now: float, *, wait: bool) -> set[int]:
         """The descriptors that something has happened to, none where something else is due."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        due = list(self._refused.values())
+        due = [*self._refused.values(), *([] if wait else [now])]
         for helpers in self._current():
             self._flush(helpers)
         for helpers in (*self._left, *self._current()):
@@ -189,9 +190,13 @@ class Conversation:
                 helpers.deadline, self._pause = None, 0.0
             elif "again" in reply:
                 self._ask_again(helpers)
+                if reply.get("lost"):
+                    helpers.told.clear()
+                    self._attach_all(helpers)
             elif "error" in reply:
                 self._answer(reply.get("id", 0), error=wire.unpack_error(reply))
             else:
+                helpers.ending.pop(reply.get("id", 0), None)
                 self._answer(reply.get("id", 0), reply)
 
     def _answer(self, number: int, reply: Any = None, error: Exception | None = None) -> None:
@@ -206,6 +211,8 @@ class Conversation:
             if op == "attach" and request.future is None:  # it was attached once, so somebody may be blocked
                 wire.say(f"hctef: a new pager does not take over a file, which waits {REFUSED_SECONDS:g} s: {error}\n")
                 self._refused[link.name] = time.monotonic() + REFUSED_SECONDS
+                if self._helpers is not None and self._helpers.pidfd < 0:  # another process's: to have our own may help
+                    self._helpers.orphaned = True
                 return
             if op == "attach":
                 del self._links[link.name]
@@ -219,7 +226,12 @@ class Conversation:
         for helpers in self._current() if attached or link.descriptors else ():
             number = next(self._ids)
             self._asked[number] = Request(link, {"op": "detach", "link": link.name, "id": number})
+            helpers.ending[number] = link.room
             self._say(helpers, self._asked[number])
+        for left in self._left:
+            if left.socket.fileno() >= 0:  # its end is the answer
+                left.ending[next(self._ids)] = link.room
+        link.room = None
         descriptors, link.descriptors = link.descriptors, []
         wire.close(descriptors)
 
@@ -302,6 +314,7 @@ class Conversation:
                 while (received := wire.receive(left.socket)) is not None:
                     wire.close(received[1])
                 left.socket.close()
+                left.ending.clear()
                 for link in self._links.values():  # what it read last cannot be read again
                     with contextlib.suppress(OSError):
                         _uffd.wake(link.descriptors[0], *link.place)

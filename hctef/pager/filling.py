@@ -7,6 +7,7 @@ copied from the network's own buffer; parts of pages wait in a private mapping u
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import struct
@@ -28,14 +29,14 @@ REGION = 2 * 1024 * 1024
 class Uses:
     """Around calls with descriptors: none of them is closed meanwhile, for its number may be another's then."""
 
-    __slots__ = ("_condemned", "_count", "_guard", "close")
+    __slots__ = ("_count", "_guard", "_later", "close")
 
     def __init__(self) -> None:
         self.close: Callable[[int], None] = os.close
         """Closes a descriptor that is of no use any more. The loop that waits for it sets its own."""
         self._guard = threading.Lock()
         self._count = 0
-        self._condemned: list[int] = []
+        self._later: list[Callable[[], None]] = []
 
     def __enter__(self) -> None:
         with self._guard:
@@ -44,16 +45,24 @@ class Uses:
     def __exit__(self, *_: object) -> None:
         with self._guard:
             self._count -= 1
-            if self._count or not self._condemned:
+            if self._count or not self._later:
                 return
-            condemned, self._condemned = self._condemned, []
-        for fd in condemned:
-            self.close(fd)
+            later, self._later = self._later, []
+        for action in later:
+            action()
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do it, in any thread, once every call that is under way now has ended."""
+        with self:
+            self._later.append(action)
 
     def condemn(self, fds: Iterable[int]) -> None:
-        """Inside of a use: close these once no call uses any."""
-        with self._guard:
-            self._condemned += fds
+        """Close these once no call uses any."""
+        for fd in fds:
+            self.then(functools.partial(self._close, fd))
+
+    def _close(self, fd: int) -> None:
+        self.close(fd)
 
 
 class FillingArena:
@@ -101,8 +110,15 @@ class FillingArena:
             self.bytes[at : at + end - begin] = data[begin:end]
             self._staged.add(at // PAGE * PAGE)
 
+    def _unstage(self, page: int) -> None:
+        self._staged.discard(page)
+        self.bytes.madvise(mmap.MADV_DONTNEED, page, PAGE)
+
     def _copy(self, start: int, stop: int, data: Buffer, offset: int) -> None:
         """Hand over whole pages `[start, stop)`, which lie at `offset` of `data`, but for one that is watched."""
+        if self._staged:  # parts of them, of a transfer that broke off: `publish` is not to find those
+            for page in [page for page in list(self._staged) if start <= page < stop]:
+                self._unstage(page)
         if self._watched:
             for page in sorted(page for page in list(self._watched) if start <= page < stop):
                 at = page - start + offset
@@ -127,24 +143,25 @@ class FillingArena:
     def _copy_from(self, start: int, stop: int, source: int) -> None:
         self._regions.update(range(start // REGION, -(-stop // REGION)))
         length = -(-(stop - start) // PAGE) * PAGE
-        filled = False
+        todo = [(0, length)]
         with self.uses:
-            for uffd in list(self.uffds):
-                if filled:
+            for number, uffd in enumerate(list(self.uffds)):
+                if number > 0:
                     _uffd.wake(uffd, self.base + start, length)  # the pages are shared: it finds them
-                    continue
                 try:
-                    _uffd.copy(uffd, self.base + start, source, length)
-                    filled = True
+                    todo = [
+                        (begin + first, begin + last)
+                        for begin, end in todo  # what no process before this one has mapped
+                        for first, last in _uffd.copy(uffd, self.base + start + begin, source + begin, end - begin)
+                    ]
                 except ProcessLookupError:
                     self.drop(uffd)
 
     def publish(self, start: int, stop: int) -> None:
         for page in [page for page in list(self._staged) if start <= page < stop]:
-            self._staged.discard(page)
             if page not in self._watched or not self._withhold(page, self.bytes[page : page + PAGE].ljust(PAGE, b"\0")):
                 self._copy_from(page, page + PAGE, self._staging + page)
-            self.bytes.madvise(mmap.MADV_DONTNEED, page, PAGE)
+            self._unstage(page)
 
     def room(self, start: int, stop: int) -> memoryview | None:
         """Nowhere: this process does not map it."""

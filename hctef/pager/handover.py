@@ -6,6 +6,7 @@ of the old arena stay as they are. Either all of it is done, or nothing.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -92,7 +93,7 @@ def page_by_fault(planner: Planner, source: UrlSource, lock: threading.Lock, rep
         except OSError as error:
             raise PagerError(f"demand paging is not possible: {error}") from error
         try:
-            table = shared(table_fd, table_bytes(planner.size), writable=False)
+            table = shared(table_fd, table_bytes(planner.size), mmap.mmap)
         except OSError as error:
             os.close(table_fd)
             raise PagerError(f"demand paging is not possible: {error}") from error
@@ -123,7 +124,8 @@ def _hand_over(
             planner.epoch[0] += 1  # who copies from the old arena at this moment sees that it changed
             old.evict(*part)
     if rest:
-        link.prefetch(rest, wait=False)
+        with contextlib.suppress(PagerError):  # all is handed over: a fault asks for it again
+            link.prefetch(rest, wait=False)
 
 
 def _whole(run: ByteRange) -> ByteRange:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hctef._shared_memory import high
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 
@@ -43,6 +45,9 @@ class Helpers:
         self.sending: deque[tuple[wire.Message, Link]] = deque()
         self.told: set[str] = set()
         """The links that it was told of."""
+        self.ending: dict[int, mmap.mmap | None] = {}
+        """By the number of a request to detach: what keeps the address taken, until that is answered. These helpers may
+        still fill it, with one file's bytes where another's would be."""
 
     def leave(self) -> None:
         """Nothing more is said. They end, and their sockets with them, unless others need them."""
@@ -94,7 +99,7 @@ def start_helpers() -> Helpers:
                 setsigmask=(),
                 setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
             )
-            return Helpers(mine, os.pidfd_open(pid), time.monotonic() + START_SECONDS)
+            return Helpers(mine, high(os.pidfd_open(pid)), time.monotonic() + START_SECONDS)
         except (OSError, ValueError, NotImplementedError) as error:
             mine.close()
             raise PagerError(f"the pager's process cannot be started: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ class Link:
         self.place = mapping.base, mapping.length
         self.descriptors = [mapping.uffd, mapping.memfd, table]
         """Open until the pager was told that the mapping is gone: the order of a teardown is unmap, detach, close."""
+        self.room: mmap.mmap | None = None
+        """When the mapping is gone: keeps its address taken. Helpers that may still fill it keep it on."""
         self.hint: str | None = None
         self._numbers = itertools.count(1)
         self._holds: dict[int, tuple[int, ByteRange]] = {}
@@ -84,10 +87,11 @@ class Link:
         for batch in itertools.batched(ranges, wire.MOST_RANGES):
             self.client.tell(self, {"op": "look", "ranges": wire.pack_ranges(batch)})
 
-    def unmapped(self, mapping: Mapping) -> None:
+    def unmapped(self, mapping: Mapping, room: mmap.mmap) -> None:
         """The mapping's last view is gone, perhaps by the garbage collector. Its descriptors are the client's now."""
+        self.room = room
         mapping.uffd = mapping.memfd = -1
-        mapping.closed = lambda _: None
+        mapping.closed = lambda *_: None
         self.mapping = None
         self.client.tell(self, {"op": "detach"})
 

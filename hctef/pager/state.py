@@ -26,11 +26,16 @@ class State:
     """By link: what `attach` said, and the descriptors [memfd, table]."""
     uffds: dict[tuple[str, int], int] = field(default_factory=dict)
     """By link and client: the descriptor of that process."""
+    lost: bool = False
+    """Something is missing here: there was no room for its descriptors. Clients tell the next worker all anew."""
 
     def keep(self, message: wire.Message, descriptors: list[int]) -> None:
         """Hold what a worker was told."""
-        client = message["client"]
-        match message["op"]:
+        client, op = message["client"], message["op"]
+        if len(descriptors) < {"attach": 3, "rearm": 1, "client": 1}.get(op, 0):
+            self.lost = True
+            return
+        match op:
             case "attach":
                 uffd, *others = descriptors
                 self.links[message["link"]] = message, others
@@ -42,7 +47,8 @@ class State:
             case "detach":
                 self.leave(message["link"], client)
             case "leave":
-                self.clients.pop(client).close()
+                if client in self.clients:
+                    self.clients.pop(client).close()
 
     def leave(self, link: str, client: int) -> None:
         """A process has unmapped an arena: its descriptors go, and with the last one all of the link."""

@@ -15,15 +15,14 @@ Never pickle: what comes over a socket is data. Every request has an `id`, and i
 | evict | link, start, stop | {} |
 | detach | link | {} |
 
-The supervisor says {ready: pid} once. A worker says {again: true} when it stands in for one that died: what was not
-answered is asked again. All requests may come twice, therefore.
+The supervisor says {ready: pid} once. A worker says {again: true, lost} when it stands in for one that died: what was
+not answered is asked again, and, where `lost`, what is attached is said again. All requests may come twice, therefore.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -40,6 +39,7 @@ from hctef import exceptions
 from hctef._http import Url, Validator, checked_headers, parse_url
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
+from hctef._shared_memory import high
 from hctef._urllib3 import pool_timeout
 from hctef.exceptions import HctefError, HctefNetworkError, PagerError
 
@@ -68,9 +68,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if min(end.fileno() for end in ends) > 2:
         return ends
-    mine, its = (socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3)) for end in ends)
-    for end in ends:
-        end.close()
+    mine, its = (socket.socket(fileno=high(end.detach())) for end in ends)
     return mine, its
 
 
@@ -85,7 +83,7 @@ def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ())
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors, which the caller closes; None: the other side is gone, or speaks another
-    language, and need not be heard any longer.
+    language, and need not be heard any longer. Where this process has no room for all the descriptors, it has none.
 
     Raises BlockingIOError where there is none on a socket that does not block.
     """
@@ -104,10 +102,20 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         message = json.loads(data) if data and not flags & socket.MSG_TRUNC else None
     except (ValueError, RecursionError):
         message = None
+    if flags & socket.MSG_CTRUNC:
+        close(descriptors)
+        descriptors = array.array("i")
     if not isinstance(message, dict):
         close(descriptors)
         return None
     return message, list(descriptors)
+
+
+def taken(descriptors: list[int], count: int) -> list[int]:
+    """The descriptors that a message must have come with. Raises PagerError: it did not."""
+    if len(descriptors) < count:
+        raise PagerError("the pager got no descriptors: it has as many open as it may (ulimit -n)")
+    return descriptors
 
 
 def close(descriptors: Iterable[int]) -> None:

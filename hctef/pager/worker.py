@@ -56,7 +56,12 @@ class Worker:
         """By server: what is known of the line to it."""
         self._calls: dict[str, ThreadPoolExecutor] = {}
         self._outgoing: dict[int, deque[wire.Message]] = {}
-        self._done: deque[tuple[int, wire.Message]] = deque()
+        self._done: deque[Callable[[], None]] = deque()
+        """What other threads leave to this one."""
+        self._ending: dict[tuple[str, int], list[Callable[[], None]]] = {}
+        """By link and client that were detached: what is to be done when nothing fills that process's memory."""
+        self._leaving: dict[int, socket.socket] = {}
+        """Of clients that left: closed when nothing fills their memory, for their ends say so."""
         self._holds = Holds(self._release)
         self._due: float | None = None
         self._untidy = False
@@ -72,7 +77,7 @@ class Worker:
                 self._due = time.monotonic() + AGAIN_SECONDS
         if again:
             for client in list(state.clients):
-                self._say(client, {"again": True})
+                self._say(client, {"again": True, "lost": state.lost})
 
     def run(self) -> None:
         """Until no client is left."""
@@ -88,7 +93,7 @@ class Worker:
                     action: Callable[[], None] = key.data
                     action()
             while self._done:
-                self._say(*self._done.popleft())
+                self._done.popleft()()
             if self._due is not None and time.monotonic() >= self._due:
                 self._tick()
 
@@ -107,6 +112,11 @@ class Worker:
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+
+    def _soon(self, action: Callable[[], None]) -> None:
+        """In any thread: have the loop do it."""
+        self._done.append(action)
+        os.eventfd_write(self._wake, 1)
 
     def _failure(self) -> None:
         """In a transfer's thread: somebody may wait for what failed."""
@@ -158,8 +168,7 @@ class Worker:
             case "client":
                 self._welcome(descriptors)
             case "detach":
-                self._detach(message["link"], client)
-                self._answer(client, message, {})
+                self._detach(message["link"], client, lambda: self._answer(client, message, {}))
             case "let_go":
                 self._holds.let_go((message["link"], client, message["hold"]))
             case "look":
@@ -182,27 +191,32 @@ class Worker:
         if link in self._state.links:
             self._rearm(client, message, descriptors)  # asked twice, or of forked children by different helpers
             return
-        uffd, *others = descriptors
+        uffd, *others = wire.taken(descriptors, 3)
         self._resolve(link, message, others)  # first: what cannot be done is not to be done by the next worker either
+        try:
+            self._listen(link, client, uffd)
+        except OSError:
+            self._dissolve(link)
+            raise
         self._tell_supervisor({**message, "client": client}, descriptors)
         descriptors.clear()
         self._state.links[link] = message, others
-        self._listen(link, client, uffd)
         self._answer(client, message, {})
 
     def _rearm(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
         link = message["link"]
         resolver = self._resolver(message)
         if (link, client) not in self._state.uffds:
-            uffd = descriptors.pop(0)
-            self._tell_supervisor({"op": "rearm", "link": link, "client": client}, [uffd])
+            uffd = wire.taken(descriptors, 1)[0]
             self._listen(link, client, uffd)
+            descriptors.remove(uffd)
+            self._tell_supervisor({"op": "rearm", "link": link, "client": client}, [uffd])
         resolver.arena.wake(0, resolver.size)
         self._answer(client, message, {})
 
     def _welcome(self, descriptors: list[int]) -> None:
-        client = max(self._state.clients, default=0) + 1
-        self._tell_supervisor({"op": "client", "client": client}, descriptors)
+        client = max((*self._state.clients, *self._leaving), default=0) + 1
+        self._tell_supervisor({"op": "client", "client": client}, wire.taken(descriptors, 1))
         self._state.clients[client] = socket.socket(fileno=descriptors.pop(0))
         self._serve(client, self._state.clients[client])
 
@@ -210,9 +224,13 @@ class Worker:
         """A link of the worker's before. Raises OSError, MemoryError: not now."""
         message, descriptors = self._state.links[link]
         self._resolve(link, message, descriptors)
-        for (name, client), uffd in list(self._state.uffds.items()):
-            if name == link:
-                self._listen(link, client, uffd)
+        try:
+            for (name, client), uffd in list(self._state.uffds.items()):
+                if name == link:
+                    self._listen(link, client, uffd)
+        except OSError:
+            self._dissolve(link)
+            raise
         if again:  # what the one before me had read cannot be read again
             self._resolvers[link].arena.wake(0, self._resolvers[link].size)
 
@@ -235,12 +253,25 @@ class Worker:
         self._calls[link] = ThreadPoolExecutor(CALLS, "hctef-call")
 
     def _listen(self, link: str, client: int, uffd: int) -> None:
-        """Read a process's faults, by a descriptor of this resolver's own; `uffd` is kept."""
-        self._state.uffds[link, client] = uffd
+        """Read a process's faults, by a descriptor of this resolver's own; `uffd` is kept. Raises OSError."""
         resolver, own = self._resolvers[link], os.dup(uffd)
+        try:
+            self._selector.register(own, selectors.EVENT_READ, lambda: self._faults(resolver, own))
+        except OSError:
+            os.close(own)
+            raise
+        self._state.uffds[link, client] = uffd
         self._own[link, client] = own
         resolver.arena.add(own)
-        self._selector.register(own, selectors.EVENT_READ, lambda: self._faults(resolver, own))
+
+    def _dissolve(self, link: str) -> None:
+        """Resolve nothing of it any longer."""
+        for key in [key for key in self._own if key[0] == link]:
+            del self._own[key]
+        self._resolvers.pop(link).close()
+        self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
+        self._untidy = True
+        self._due = min(self._due or math.inf, time.monotonic() + TIDY_SECONDS)
 
     def _unlisten(self, uffd: int) -> None:
         """In any thread: the descriptor's process is gone."""
@@ -259,10 +290,18 @@ class Worker:
         if self._due is None:
             self._due = time.monotonic() + 0.5
 
-    def _detach(self, link: str, client: int) -> None:
-        """A process has unmapped the arena; the last one takes it with it."""
-        if (link, client) not in self._state.uffds:
+    def _detach(self, link: str, client: int, then: Callable[[], None]) -> None:
+        """A process has unmapped the arena; the last one takes it with it.
+
+        `then`: done when no call is under way that would fill the process's memory there: the next file may be mapped.
+        """
+        if (link, client) in self._ending:  # asked twice
+            self._ending[link, client].append(then)
             return
+        if (link, client) not in self._state.uffds:
+            then()
+            return
+        self._ending[link, client] = [then]
         self._tell_supervisor({"op": "detach", "link": link, "client": client}, [])
         for key in self._holds.of(link, client):
             self._holds.let_go(key)
@@ -275,23 +314,32 @@ class Worker:
             with contextlib.suppress(OSError):  # what I have read and not resolved is for others, where there are any
                 _uffd.wake(self._state.uffds[link, client], resolver.base, -(-resolver.size // PAGE) * PAGE)
             resolver.arena.drop(own)
+            resolver.arena.uses.then(lambda: self._soon(lambda: self._ended(link, client)))
+        else:
+            self._soon(lambda: self._ended(link, client))
         self._state.leave(link, client)
         if link not in self._state.links and link in self._resolvers:
-            self._resolvers.pop(link).close()
-            self._calls.pop(link).shutdown(wait=False, cancel_futures=True)
-            self._untidy = True
-            self._due = min(self._due or math.inf, time.monotonic() + TIDY_SECONDS)
+            self._dissolve(link)
+
+    def _ended(self, link: str, client: int) -> None:
+        for action in self._ending.pop((link, client)):
+            action()
+        self._see_out(client)
 
     def _leave(self, client: int) -> None:
         """A client's process has ended, or closed its end."""
-        sock = self._state.clients.pop(client)
+        sock = self._leaving[client] = self._state.clients.pop(client)
         self._selector.unregister(sock)
-        sock.close()
         del self._outgoing[client]
         for link, of in list(self._state.uffds):
             if of == client:
-                self._detach(link, client)
+                self._detach(link, client, lambda: None)
         self._tell_supervisor({"op": "leave", "client": client}, [])
+        self._see_out(client)
+
+    def _see_out(self, client: int) -> None:
+        if client in self._leaving and not any(of == client for _, of in self._ending):
+            self._leaving.pop(client).close()
 
     # requests
 
@@ -309,8 +357,7 @@ class Worker:
             reply = self._perform(resolver, message, key, attempt)
         except Exception as error:  # noqa: BLE001  # raised again by who asked
             reply = wire.pack_error(error)
-        self._done.append((client, {**reply, "id": message.get("id", 0)}))
-        os.eventfd_write(self._wake, 1)
+        self._soon(lambda: self._say(client, {**reply, "id": message.get("id", 0)}))
 
     def _perform(self, resolver: Resolver, message: wire.Message, key: Hold | None, attempt: object) -> wire.Message:
         match message["op"]:

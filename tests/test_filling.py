@@ -1,0 +1,75 @@
+"""The pager's side of an arena, filled by this process in its own memory: no network, no helpers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import hctef
+from hctef._ranges import PAGE
+
+if not hctef.paging_support():
+    pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
+
+from hctef import _uffd
+from hctef._faulting import FaultingArena
+from hctef._shared_memory import populated
+from hctef.pager.filling import FillingArena
+
+
+@contextmanager
+def filling(size: int) -> Iterator[tuple[FaultingArena, FillingArena]]:
+    """An arena, and who fills it."""
+    arena = FaultingArena(size)
+    mapping = arena.mapping
+    filler = FillingArena(size, mapping.base, os.dup(mapping.memfd))
+    filler.add(os.dup(mapping.uffd))
+    try:
+        yield arena, filler
+    finally:
+        filler.close()
+
+
+def test_a_page_of_which_a_part_came_before_is_withheld_whole() -> None:
+    """What a transfer that broke off had of it is forgotten when another brings all of it."""
+    with filling(8 * PAGE) as (arena, filler):
+        filler.watch(3 * PAGE)
+        filler.fill(2 * PAGE, b"a" * (PAGE + 100))
+        filler.publish(2 * PAGE, 3 * PAGE)
+        filler.fill(3 * PAGE, b"b" * 2 * PAGE)
+        filler.publish(3 * PAGE, 5 * PAGE)
+        assert list(populated(arena.mapping.memfd, 0, 8 * PAGE)) == [(2 * PAGE, 3 * PAGE), (4 * PAGE, 5 * PAGE)]
+        filler.unwatch(3 * PAGE, 4 * PAGE)
+        assert arena.bytes[2 * PAGE : 5 * PAGE] == b"a" * PAGE + b"b" * 2 * PAGE
+
+
+def test_what_one_process_has_not_mapped_is_filled_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who waits there for the rest is woken, for all of them share the pages."""
+    with filling(8 * PAGE) as (_, filler):
+        first, base = filler.uffds[0], filler.base
+        gone = os.dup(first), os.dup(first)
+        filler.uffds[:] = [gone[0], first, gone[1]]
+        said: list[tuple[str, int, int, int]] = []
+
+        def copy(fd: int, start: int, source: int, length: int) -> list[tuple[int, int]]:
+            said.append(("copy", fd, start - base, length))
+            if fd == gone[0]:
+                return [(PAGE, 2 * PAGE), (3 * PAGE, 5 * PAGE)]
+            return []
+
+        def wake(fd: int, start: int, length: int) -> None:
+            said.append(("wake", fd, start - base, length))
+
+        monkeypatch.setattr(_uffd, "copy", copy)
+        monkeypatch.setattr(_uffd, "wake", wake)
+        filler.fill(PAGE, bytes(6 * PAGE))
+        assert said == [
+            ("copy", gone[0], PAGE, 6 * PAGE),
+            ("wake", first, PAGE, 6 * PAGE),
+            ("copy", first, 2 * PAGE, PAGE),
+            ("copy", first, 4 * PAGE, 2 * PAGE),
+            ("wake", gone[1], PAGE, 6 * PAGE),
+        ]

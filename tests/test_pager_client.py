@@ -1,0 +1,127 @@
+"""The client's thread: its start, its end and its rest while somebody forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import hctef
+from tests.helpers import pattern, wait_until
+from tests.nginx_server import NginxServer
+
+if not hctef.paging_support():
+    pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
+
+from hctef.pager.client import Client
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "hctef-pager"]
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """One of no helpers, whose thread ends a second after it began."""
+    wait_until(lambda: not threads())
+    found = Client()
+    yield found
+    wait_until(lambda: not threads())
+    os.close(found._wake)
+
+
+def test_threads_that_fork_at_once(client: Client) -> None:
+    """One after the other: none takes the thread that another started for the one that it ended itself."""
+    with client._guard:
+        client._start()
+    first: Any = client._thread
+    join, ended, go_on = first.join, threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        join()
+        ended.set()
+        go_on.wait()
+
+    def fork() -> None:
+        client.before_fork()
+        client.after_fork_in_parent()
+
+    first.join = slowly
+    one, other = threading.Thread(target=fork), threading.Thread(target=fork)
+    one.start()
+    ended.wait()
+    first.join = join
+    other.start()
+    other.join(0.2)
+    go_on.set()
+    one.join()
+    other.join()
+    assert threads() == [client._thread]
+    assert not client._forks
+
+
+def test_who_forks_again_and_again_keeps_nobody_waiting(client: Client) -> None:
+    """What is asked while somebody forks is said afterwards, before the next fork, however quickly that follows."""
+    link: Any = SimpleNamespace(name="a")
+    future: Future[Any] = Future()
+    client.before_fork()
+    other = threading.Thread(target=client.ask, args=(link, {"op": "read"}, future))
+    other.start()
+    other.join()
+    assert not threads()
+    client.after_fork_in_parent()
+    client.before_fork()
+    assert isinstance(future.exception(0), hctef.PagerError)
+    client.after_fork_in_parent()
+
+
+def test_ctrl_c_while_the_thread_starts(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether that one begins or not, there is one when the next request comes, and not two."""
+    wait, left = threading.Event.wait, [1]
+
+    def interrupted(event: threading.Event, timeout: float | None = None) -> bool:
+        if left and threading.current_thread() is threading.main_thread():
+            left.pop()
+            signal.raise_signal(signal.SIGINT)
+        return wait(event, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt), client._guard:
+        client._start()
+    monkeypatch.undo()
+    with client._guard:
+        client._start()
+    wait_until(lambda: threads() == [client._thread])
+
+
+END = """
+import sys, numpy as np, hctef
+buf = hctef.RemoteBuffer(sys.argv[1], paging="fault")
+array = np.frombuffer(buf, "u1")
+class Reader:
+    def __init__(self):
+        self.buf, self.array = buf, array
+    def __del__(self):
+        try:
+            self.buf[1_000_000:1_000_010]
+        except hctef.PagerError as error:
+            print(error)
+        print(bytes(self.array[2_000_000:2_000_010]).hex())
+keep = Reader()
+"""
+
+
+def test_the_interpreter_ends(nginx: NginxServer) -> None:
+    """Who asks then is told that nobody answers any longer; who touches an absent page gets it."""
+    url = nginx.add("ends", pattern(4 << 20))
+    done = subprocess.run([sys.executable, "-c", END, url], capture_output=True, text=True, check=False, timeout=60)
+    expected = pattern(2_000_010)[2_000_000:].hex()
+    assert (done.stdout, done.stderr) == (f"the interpreter ends, and its pager's thread with it\n{expected}\n", "")
