@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +20,7 @@ from hctef import _uffd
 from hctef._faulting import FaultingArena
 from hctef._shared_memory import populated
 from hctef.pager.filling import FillingArena
+from hctef.pager.resolver import Resolver
 
 
 @contextmanager
@@ -73,3 +76,32 @@ def test_what_one_process_has_not_mapped_is_filled_in_another(monkeypatch: pytes
             ("copy", first, 4 * PAGE, 2 * PAGE),
             ("wake", gone[1], PAGE, 6 * PAGE),
         ]
+
+
+def test_a_page_that_no_thread_can_be_had_for_is_asked_for_again() -> None:
+    """The system has no more threads, which root cannot have happen: the worker goes on, and `fault_timeout` runs."""
+    resolver, tries = Resolver.__new__(Resolver), list[int]()
+
+    def run(at: int) -> None:
+        tries.append(at)
+        raise RuntimeError("can't start new thread")
+
+    resolver.__dict__.update(
+        base=0,
+        size=4 * PAGE,
+        pages=SimpleNamespace(rows=bytearray(4)),
+        driver=SimpleNamespace(lock=threading.Lock(), run=run),
+        planner=SimpleNamespace(
+            coming=lambda page: False, demand=lambda at: at, cache=SimpleNamespace(claims=lambda *_: [])
+        ),
+        options=SimpleNamespace(fault_timeout=300.0),
+        failures=[],
+        _blocked={},
+        _faults=0,
+        _say_after=60.0,
+    )
+    resolver.fault(_uffd.Fault(2 * PAGE + 5, 0))
+    assert tries == [2 * PAGE + 5]
+    assert resolver._blocked[2 * PAGE].why == "can't start new thread"
+    resolver.tick()
+    assert tries == [2 * PAGE + 5, 2 * PAGE]

@@ -109,7 +109,16 @@ class Resolver:
         with self.driver.lock:
             coming = self.planner.coming(page)
         if not coming:
+            self._demand(at)
+
+    def _demand(self, at: int) -> None:
+        """Have the page of byte `at` fetched. Where no thread can be had for that, `tick` tries again."""
+        try:
             self.driver.run(self.planner.demand(at))
+        except RuntimeError as error:
+            blocked = self._blocked.get(at - at % PAGE)
+            if blocked is not None:
+                blocked.why = str(error)
 
     # patience
 
@@ -159,7 +168,7 @@ class Resolver:
             lost = now >= blocked.again_at
         if lost:
             blocked.again_at = None
-            self.driver.run(self.planner.demand(page))
+            self._demand(page)
 
     def _give_up(self, page: int, blocked: _Blocked, now: float) -> None:
         if self._blocked.pop(page, None) is None:  # it came at this moment
