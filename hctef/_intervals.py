@@ -161,6 +161,7 @@ class IntervalCache:
 
     def __init__(self) -> None:
         self._claims: list[Claim] = []  # by how far they are: what is still to come of them is disjoint
+        self._whole: list[Claim] = []  # those that came whole and lay where others were claimed since
         self._held: IntervalTree | None = None
         self._brief: set[Pin] = set()
         self._resident: deque[ByteRange] = deque()
@@ -169,8 +170,12 @@ class IntervalCache:
 
     def claim(self, extent: ByteRange) -> Claim:
         """Say that the caller fetches `extent`, of which nothing may be still to come by another claim."""
-        claim = Claim(*extent)
-        insort(self._claims, claim, key=_at)
+        claims, claim = self._claims, Claim(*extent)
+        first, last = bisect_left(claims, claim.start, key=_at), bisect_right(claims, claim.stop, key=_at)
+        if first < last:  # else it would come to be behind them, which is not their order
+            self._whole += (each for each in claims[first:last] if each.at == each.stop)
+            claims[first:last] = [each for each in claims[first:last] if each.at < each.stop]
+        insort(claims, claim, key=_at)
         return claim
 
     def release(self, claim: Claim) -> None:
@@ -182,6 +187,9 @@ class IntervalCache:
                     del claims[index]
                     break
                 index += 1
+            else:
+                if claim in self._whole:
+                    self._whole.remove(claim)
             claim.release()
 
     def claims(self, start: int, stop: int) -> list[Claim]:
@@ -199,12 +207,13 @@ class IntervalCache:
         return [claim for claim in found if claim.at < claim.stop]
 
     def all_claims(self) -> list[Claim]:
-        return self._claims.copy()
+        return self._claims + self._whole
 
     def forget_claims(self) -> None:
         """In a forked child: whoever holds them is in the parent. They are left open, for nobody here waits for
         them."""
         self._claims.clear()
+        self._whole.clear()
 
     # pinned
 

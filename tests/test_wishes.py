@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hctef._gaps import Gaps
@@ -142,7 +142,13 @@ def test_the_end_of_a_wish_is_taken_where_it_is_absent() -> None:
     assert got == pages((0, 16), (16, 32), (32, 48), (48, PAGES - 12), (PAGES - 10, PAGES - 8))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["claim", "advance", "release"]), st.integers(0, 63), st.integers(1, 20))))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["claim", "advance", "release"]), st.integers(0, 63), st.integers(1, 20)), max_size=40
+    )
+)
+@settings(max_examples=500, deadline=None)
+@example([("claim", 0, 1), ("advance", 0, 1), ("claim", 0, 6), ("advance", 1, 5)])
 def test_what_is_still_to_come_is_found_whatever_was_claimed(steps: list[tuple[str, int, int]]) -> None:
     """What came of a claim may be claimed again, for it may have been evicted."""
     cache, mine = IntervalCache(), list[Claim]()
