@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from hctef._arena import Arena
 from hctef._intervals import Batch, Claim
-from hctef._lanes import Lane
+from hctef._lanes import PIPELINED_MOST, Lane
 from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
@@ -25,7 +25,7 @@ from hctef._stats import Stats
 from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import Requester, Sink, Slots
 from hctef._wishes import Wishes
-from hctef._wishing import PIPELINED_MOST, Wishing
+from hctef._wishing import Wishing
 from hctef.exceptions import HctefNetworkError
 
 log = logging.getLogger("hctef")

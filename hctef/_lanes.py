@@ -15,6 +15,8 @@ from hctef._intervals import Claim
 from hctef._ranges import ByteRange
 from hctef._steps import Send
 
+PIPELINED_MOST = 64
+"""Requests under way on one connection: their heads fit in the initial window of a new one (14 KB, RFC 6928)."""
 LEAST = 64 * 1024
 """Bytes still to come on a lane that another may always join: about what comes in the next two round trips."""
 STEP = 256 * 1024

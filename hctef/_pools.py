@@ -16,13 +16,11 @@ import urllib3
 from urllib3.util import parse_url
 
 from hctef._http1 import PlainHTTPConnection, PlainHTTPSConnection
+from hctef._lanes import PIPELINED_MOST
 
 _POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
 _pools: dict[str, urllib3.PoolManager] = {}
 _pools_lock = threading.Lock()
-
-
-DEPTH = 64
 
 
 class WarmestFirst(queue.LifoQueue[Any]):
@@ -61,14 +59,14 @@ class PlainPool:
     persists: bool | None = None
     """Whether its connections persist, as far as a response has told; False: it refused a request that others
     followed."""
-    depth = DEPTH
+    depth = PIPELINED_MOST
     """Requests that are sent behind another at most. Halved where an answer among them was such that the rest had to be
     sent anew, for the server has worked for those in vain; one more for each that was answered as it must be."""
 
     def proved(self, count: int) -> None:
         """So many requests that were sent behind another were answered as they must be."""
         self.pipelines = True
-        self.depth = min(DEPTH, self.depth + count)
+        self.depth = min(PIPELINED_MOST, self.depth + count)
 
     def ask_idle(self, path: str, headers: Mapping[str, str], timeout: float | None) -> Any:
         """Send a GET on an idle connection, and receive its response, without its body. None: none is idle.

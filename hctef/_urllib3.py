@@ -123,6 +123,18 @@ def _fitting(requests: Iterable[Send], first: Send, pool: PlainPool) -> list[Sen
     return list(itertools.islice(requests, max(0, min(AHEAD_BYTES // size - 1, pool.depth))))
 
 
+def _pipelines(pool: PlainPool | None, response: PlainResponse) -> bool:
+    """Whether a request may be sent behind a response."""
+    return response.persistent and pool is not None and pool.pipelines is not False
+
+
+def _head(
+    pool: PlainPool | None, response: PlainResponse, *, ahead: bool = False, seconds: float | None = None
+) -> Head:
+    pipelines = _pipelines(pool, response)
+    return Head(response.status, response.headers, ahead=ahead, pipelines=pipelines, seconds=seconds)
+
+
 def path(url: str) -> str:
     """What a request to a server names."""
     return url[url.find("/", 8) :]
@@ -198,7 +210,7 @@ class Urllib3Exchange:
                 pool.persists = True
             self._ahead.extend(then[: response.unanswered])
             self.send_ahead(then)
-        return self._head(request, response, seconds=seconds)
+        return _head(pool, response, seconds=seconds)
 
     def _doubt(self, pool: PlainPool | None, headers: PlainHeaders) -> bool:
         """Whether a request may have failed for those that were sent behind it: the server was not seen to bear it."""
@@ -215,25 +227,12 @@ class Urllib3Exchange:
             return
         pool = self._transport.plain(requests[0].url) if requests else None
         more = _fitting(requests, requests[0], pool)[known:] if pool is not None else ()
-        if more and isinstance(response, PlainResponse) and self._pipelines(more[0], response):
+        if more and isinstance(response, PlainResponse) and _pipelines(pool, response):
             try:
                 response.send(_named(more))
                 self._ahead.extend(more)
             except OSError:  # the connection is broken: what reads this response finds that too
                 log.debug("requests could not be sent ahead", exc_info=True)
-
-    def _pipelines(self, request: Send, response: PlainResponse | Urllib3Response | None) -> bool:
-        """Whether a request may be sent behind a response."""
-        if not isinstance(response, PlainResponse) or not response.persistent:
-            return False
-        pool = self._transport.plain(request.url)
-        return pool is not None and pool.pipelines is not False
-
-    def _head(
-        self, request: Send, response: PlainResponse, *, ahead: bool = False, seconds: float | None = None
-    ) -> Head:
-        pipelines = self._pipelines(request, response)
-        return Head(response.status, response.headers, ahead=ahead, pipelines=pipelines, seconds=seconds)
 
     def _started(self, sock: Any) -> None:
         """A connection is there, and the request goes out on it."""
@@ -273,7 +272,7 @@ class Urllib3Exchange:
             first = request.headers["Range"].removeprefix("bytes=").partition("-")[0]
             if following.status == 206 and following.headers.get("content-range", "").startswith(f"bytes {first}-"):
                 pool.proved(1)
-                return self._head(request, following, ahead=True)
+                return _head(pool, following, ahead=True)
             self._close()
             pool.pipelines = False
             log.info("the server does not answer pipelined requests in their order: they are sent one by one")

@@ -18,16 +18,13 @@ from collections.abc import Callable
 
 from hctef._arena import Arena
 from hctef._intervals import Claim
-from hctef._lanes import Lane
+from hctef._lanes import PIPELINED_MOST, Lane
 from hctef._options import Options
 from hctef._pages import PageTable
 from hctef._ranges import ByteRange
 from hctef._residency import Residency
 from hctef._transfer import Requester, Slots
 from hctef._wishes import Wishes
-
-PIPELINED_MOST = 64
-"""Requests under way on one connection: their heads fit in the initial window of a new one (14 KB, RFC 6928)."""
 
 
 class Wishing(Residency):

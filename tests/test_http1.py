@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from hctef._heads import alike, plain_head, template
 from hctef._http1 import STAGING
+from hctef._lanes import PIPELINED_MOST
 from hctef._options import Options
-from hctef._pools import DEPTH, plain_pools
+from hctef._pools import plain_pools
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import Send
@@ -528,9 +529,9 @@ def test_fewer_requests_are_sent_behind_one_where_answers_among_them_are_odd() -
         assert fetch(exchange, request) == 206
         assert request.then is not None
         assert fetch(exchange, request.then()[0]) == 206
-        assert pool.depth == DEPTH // 2
+        assert pool.depth == PIPELINED_MOST // 2
         pool.proved(3)
-        assert pool.depth == DEPTH // 2 + 3
+        assert pool.depth == PIPELINED_MOST // 2 + 3
         exchange.drop()
 
 
