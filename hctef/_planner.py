@@ -108,11 +108,14 @@ class Planner(Delivery):
         and far away he leaves to others: he goes on as soon as his own bytes are there."""
         return self.link.near or all(claim.stop <= stop + FLIGHT for claim in claims)
 
-    def _consult(self, wanted: ByteRange, now: float) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
-        """Ask the policy about a read. Returns the claims to fetch for it, and those to fetch behind it."""
+    def _consult(
+        self, wanted: ByteRange, now: float, *, follows: bool = False
+    ) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
+        """Ask the policy about a read. Returns the claims to fetch for it, and those to fetch behind it. `follows`: see
+        `Policy.access`."""
         trapped = self._spring(*wanted)
         gaps = self._gaps.unclaimed(*wanted)
-        advice = self.policy.access(*wanted, now, missing=bool(gaps), trapped=trapped)
+        advice = self.policy.access(*wanted, now, missing=bool(gaps), trapped=trapped, follows=follows)
         urgent: tuple[Claim, ...] = ()
         if gaps:
             (start, stop), (first, last) = advice.block, align(*wanted, self.size)
@@ -243,7 +246,7 @@ class Planner(Delivery):
     def demand(self, at: int) -> PlanGen[None]:
         """A thread is blocked at byte `at`: have its page fetched behind the caller, and what it will touch next."""
         self._check_open()
-        urgent, behind = self._consult(ByteRange(at, at + 1), self.clock())
+        urgent, behind = self._consult(ByteRange(at, at + 1), self.clock(), follows=True)
         first = self._hurry([align(at, at + 1, self.size)])
         yield FetchPlan(background=(*first, *(claim for claim in urgent if claim not in first), *behind))
 

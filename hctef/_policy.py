@@ -55,13 +55,16 @@ INTAKE = 1e9
 LONGEST_ALONE = 4 * MIB
 """Bytes: on a near line a run's reader fetches what is worth it himself: another thread would spare him a round trip
 only, and the two would wait for each other's locks."""
+LONGEST_FOLLOWED = 4 * LONGEST_ALONE
+"""The same for a reader who goes on behind the bytes as they come: at the end of each block he waits for a round trip
+and all the work of a miss. A sum over 512 MiB of a view over loopback takes 0.73 s with 16 MiB, 0.88 s with 4 MiB."""
 
 
 class Advice(NamedTuple):
     """What an access is worth fetching."""
 
     block: ByteRange
-    """Covers the access; fetched now, by its reader, who waits for all of it."""
+    """Covers the access; fetched now, by its reader, who waits for all of it but where he follows."""
     behind: tuple[ByteRange, ...] = ()
     """Fetched behind the reader, most wanted first; may overlap what is resident or in flight."""
     traps: tuple[int, ...] = ()
@@ -120,8 +123,11 @@ class Policy(Foresight):
             ratio = min(4.0, max(1.0, seconds / self._link.cost))
             self._slowness += (ratio - self._slowness) / 8
 
-    def access(self, start: int, stop: int, now: float, *, missing: bool, trapped: bool = False) -> Advice:
-        """A read that was no plain hit: bytes of it were absent (`missing`), in flight, or a trap's."""
+    def access(
+        self, start: int, stop: int, now: float, *, missing: bool, trapped: bool = False, follows: bool = False
+    ) -> Advice:
+        """A read that was no plain hit: bytes of it were absent (`missing`), in flight, or a trap's. `follows`: its
+        reader goes on when they come, and does not wait for the rest of the block."""
         self._unexplained = False
         self._rents.since += 1
         if self._largest == 0:
@@ -132,12 +138,13 @@ class Policy(Foresight):
             return Advice(ByteRange(start, stop))
         product = self._link.product
         unit = self._blocks.unit(product)
+        longest = LONGEST_FOLLOWED if follows else LONGEST_ALONE
         for index, run in enumerate(self._runs):
             if stop >= run.near and start <= run.nearly and (step := run.continues(start, stop)):
                 if index:
                     del self._runs[index]
                     self._runs.insert(0, run)
-                return self._run_on(run, step, start, stop, missing=missing, unit=unit)
+                return self._run_on(run, step, start, stop, missing=missing, unit=unit, longest=longest)
         for index, stride in enumerate(self._strides):
             if steps := stride.position(start, stop, self._connections):
                 if index:
@@ -152,7 +159,7 @@ class Policy(Foresight):
             if -UNSEEN <= start - run.edge <= UNSEEN and (step := self._through(run, start, stop)) != 0:
                 self._runs.remove(run)
                 self._runs.insert(0, run)
-                return self._run_on(run, step, start, stop, missing=missing, unit=unit)
+                return self._run_on(run, step, start, stop, missing=missing, unit=unit, longest=longest)
         return self._begin(start, stop, product, unit)
 
     def _through(self, run: Run, start: int, stop: int) -> int:
@@ -244,8 +251,8 @@ class Policy(Foresight):
             high = stop
         return ByteRange(low, high)
 
-    def _run_on(self, run: Run, step: int, start: int, stop: int, *, missing: bool, unit: int) -> Advice:
-        """A run goes on."""
+    def _run_on(self, run: Run, step: int, start: int, stop: int, *, missing: bool, unit: int, longest: int) -> Advice:
+        """A run goes on. `longest`: bytes that its reader fetches himself."""
         before = run.length
         if run.ended:
             run.ended = False
@@ -270,7 +277,7 @@ class Policy(Foresight):
             elif step > 0:
                 more = int(min(run.length, product / SMALL))
                 if self._link.near:
-                    more = alone = min(self._worth(run.length, 1.0), LONGEST_ALONE)
+                    more = alone = min(self._worth(run.length, 1.0), longest)
                 more = min(max(unit, more), self._bound)
                 block = self._clip(start, max(stop, start + more))
             else:  # what is between it and what was asked for, and more below

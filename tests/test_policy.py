@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -562,3 +563,19 @@ def test_no_stride_is_prefetched_where_waiting_costs_less_than_work() -> None:
     for fetch in (near, far):
         advices = [fetch.access(n * MIB, n * MIB + 4, 0.0, missing=True) for n in range(8)]
         assert any(advice.behind for advice in advices) == (fetch is far)
+
+
+def test_a_reader_who_follows_the_bytes_is_fetched_longer_blocks() -> None:
+    """Over loopback, where others would wait for all of them."""
+
+    def longest(*, follows: bool) -> int:
+        fetch, at, blocks = policy(round_trip=0.0002, rate=2e9), 0, []
+        while at < 256 * MIB:
+            block = fetch.access(at, at + 1, 0.0, missing=True, follows=follows).block
+            blocks.append(block.length)
+            at = block.stop
+        assert all(after <= 4 * before for before, after in itertools.pairwise(blocks))  # by what was read so far
+        return max(blocks)
+
+    assert longest(follows=False) == 4 * MIB
+    assert longest(follows=True) == 16 * MIB
