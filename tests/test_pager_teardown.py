@@ -130,8 +130,8 @@ def test_a_worker_lets_go_when_no_call_is_under_way(end: str) -> None:
         assert [said(), said()] == [({"id": 7}, []), ({"id": 8}, [])]
     for sock in (mine, other, control, supervisors, *worker._state.clients.values()):
         sock.close()
-    assert not worker._ending
-    assert not worker._leaving
+    assert ("a", 1) not in worker._departures
+    assert not worker._departures.clients
     assert isinstance(worker._state.clients[2], socket.socket)
     worker._selector.close()
     os.close(worker._wake)

@@ -1,5 +1,5 @@
 """What the helpers keep: descriptors and what was said of them, so that a worker can begin where another ended; and, in
-the worker alone, who holds which pages.
+the worker alone, who holds which pages, and who is on his way out.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,47 @@ class State:
             os.close(uffd)
         if link in self.links and not any(name == link for name, _ in self.uffds):
             wire.close(self.links.pop(link)[1])
+
+
+class Departures:
+    """Processes that have unmapped an arena, or ended, while calls may still fill their memory: another file may be
+    mapped there only when those are over."""
+
+    def __init__(self) -> None:
+        self._detached: dict[tuple[str, int], list[Callable[[], None]]] = {}
+        """By link and client: what is to be done when nothing fills that process's memory."""
+        self._left: dict[int, socket.socket] = {}
+        """Of clients: closed when nothing fills their memory, for their ends say so."""
+
+    @property
+    def clients(self) -> Iterable[int]:
+        """Those whose numbers are not to be given to others yet."""
+        return self._left
+
+    def __contains__(self, process: tuple[str, int]) -> bool:
+        """Whether a link's client is detached, and that is not over."""
+        return process in self._detached
+
+    def detach(self, link: str, client: int, then: Callable[[], None]) -> bool:
+        """Have `then` done when it is `over`. False: that was on its way already."""
+        actions = self._detached.setdefault((link, client), [])
+        actions.append(then)
+        return len(actions) == 1
+
+    def over(self, link: str, client: int) -> None:
+        """Nothing fills that process's memory at this link any longer."""
+        for action in self._detached.pop((link, client)):
+            action()
+        self._see_out(client)
+
+    def leave(self, client: int, sock: socket.socket) -> None:
+        """A client's process has ended, or closed its end, and all its links are being detached."""
+        self._left[client] = sock
+        self._see_out(client)
+
+    def _see_out(self, client: int) -> None:
+        if client in self._left and not any(of == client for _, of in self._detached):
+            self._left.pop(client).close()
 
 
 class Holds:

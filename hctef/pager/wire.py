@@ -264,6 +264,16 @@ def _environment() -> Message:
     return found | {name: absolute(os.environ.get(name)) for name in (*_PROXIES, *CERTIFICATES) if name not in found}
 
 
+def set_environment(wanted: dict[str, str | None]) -> None:
+    """What the client's process has in its environment now: proxies, certificates."""
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def absolute(path: str | None) -> str | None:
     """A path for a process in another working directory."""
     with contextlib.suppress(FileNotFoundError):  # ours is gone

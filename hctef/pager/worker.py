@@ -8,6 +8,7 @@ understand ends it: another begins where it was, and wakes whoever waits.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import mmap
@@ -28,7 +29,7 @@ from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.filling import table_bytes
 from hctef.pager.resolver import Resolver
-from hctef.pager.state import Hold, Holds, State
+from hctef.pager.state import Departures, Hold, Holds, State
 
 CALLS = 64
 """Requests in words that are worked on at once, for each file: they wait for the network, each in a thread."""
@@ -58,10 +59,7 @@ class Worker:
         self._outgoing: dict[int, deque[wire.Message]] = {}
         self._done: deque[Callable[[], None]] = deque()
         """What other threads leave to this one."""
-        self._ending: dict[tuple[str, int], list[Callable[[], None]]] = {}
-        """By link and client that were detached: what is to be done when nothing fills that process's memory."""
-        self._leaving: dict[int, socket.socket] = {}
-        """Of clients that left: closed when nothing fills their memory, for their ends say so."""
+        self._departures = Departures()
         self._holds = Holds(self._release)
         self._due: float | None = None
         self._untidy = False
@@ -215,7 +213,7 @@ class Worker:
         self._answer(client, message, {})
 
     def _welcome(self, descriptors: list[int]) -> None:
-        client = max((*self._state.clients, *self._leaving), default=0) + 1
+        client = max((*self._state.clients, *self._departures.clients), default=0) + 1
         self._tell_supervisor({"op": "client", "client": client}, wire.taken(descriptors, 1))
         self._state.clients[client] = socket.socket(fileno=descriptors.pop(0))
         self._serve(client, self._state.clients[client])
@@ -236,7 +234,7 @@ class Worker:
 
     def _resolve(self, link: str, message: wire.Message, descriptors: list[int]) -> None:
         memfd, table = descriptors
-        set_environment(message.get("environment", {}))
+        wire.set_environment(message.get("environment", {}))
         mirror = mmap.mmap(table, table_bytes(message["size"]))
         line = self._lines.setdefault(parse_url(message["url"]).origin, Link())
         line.told(message["line"])
@@ -295,13 +293,12 @@ class Worker:
 
         `then`: done when no call is under way that would fill the process's memory there: the next file may be mapped.
         """
-        if (link, client) in self._ending:  # asked twice
-            self._ending[link, client].append(then)
-            return
-        if (link, client) not in self._state.uffds:
+        if (link, client) not in self._state.uffds and (link, client) not in self._departures:
             then()
             return
-        self._ending[link, client] = [then]
+        if not self._departures.detach(link, client, then):  # asked twice
+            return
+        over = functools.partial(self._departures.over, link, client)
         self._tell_supervisor({"op": "detach", "link": link, "client": client}, [])
         for key in self._holds.of(link, client):
             self._holds.let_go(key)
@@ -314,32 +311,23 @@ class Worker:
             with contextlib.suppress(OSError):  # what I have read and not resolved is for others, where there are any
                 _uffd.wake(self._state.uffds[link, client], resolver.base, -(-resolver.size // PAGE) * PAGE)
             resolver.arena.drop(own)
-            resolver.arena.uses.then(lambda: self._soon(lambda: self._ended(link, client)))
+            resolver.arena.uses.then(lambda: self._soon(over))
         else:
-            self._soon(lambda: self._ended(link, client))
+            self._soon(over)
         self._state.leave(link, client)
         if link not in self._state.links and link in self._resolvers:
             self._dissolve(link)
 
-    def _ended(self, link: str, client: int) -> None:
-        for action in self._ending.pop((link, client)):
-            action()
-        self._see_out(client)
-
     def _leave(self, client: int) -> None:
         """A client's process has ended, or closed its end."""
-        sock = self._leaving[client] = self._state.clients.pop(client)
+        sock = self._state.clients.pop(client)
         self._selector.unregister(sock)
         del self._outgoing[client]
         for link, of in list(self._state.uffds):
             if of == client:
                 self._detach(link, client, lambda: None)
         self._tell_supervisor({"op": "leave", "client": client}, [])
-        self._see_out(client)
-
-    def _see_out(self, client: int) -> None:
-        if client in self._leaving and not any(of == client for _, of in self._ending):
-            self._leaving.pop(client).close()
+        self._departures.leave(client, sock)
 
     # requests
 
@@ -417,13 +405,3 @@ class Worker:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if queue else 0)
         if events != key.events:
             self._selector.modify(sock, events, key.data)
-
-
-def set_environment(wanted: dict[str, str | None]) -> None:
-    """What the client's process has in its environment now: proxies, certificates."""
-    for name, value in wanted.items():
-        if os.environ.get(name) != value:
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
