@@ -14,7 +14,7 @@ PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types test-all bench bench-quick clean FORCE
+.PHONY: help demo test lint types test-all bench bench-quick bench-views clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,10 @@ bench-quick: $(BENCH_VENV)/.installed ## some of them, once, and one round of ea
 	@scripts/ensure_nginx.sh
 	$(BENCH_VENV)/bin/python -m benchmarks --quick $(ARGS)
 	HCTEF_BENCH_QUICK=1 $(BENCH_VENV)/bin/python -m pytest benchmarks --timeout=0 --benchmark-min-rounds=1 --benchmark-max-time=0.05 --benchmark-warmup=off
+
+bench-views: $(BENCH_VENV)/.installed ## views whose pages are filled when they are touched, beside plain requests
+	@scripts/ensure_nginx.sh
+	$(BENCH_VENV)/bin/python -m benchmarks.views $(ARGS)
 
 clean: ## remove environments, caches and builds
 	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage htmlcov
