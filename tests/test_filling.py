@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -78,30 +79,56 @@ def test_what_one_process_has_not_mapped_is_filled_in_another(monkeypatch: pytes
         ]
 
 
-def test_a_page_that_no_thread_can_be_had_for_is_asked_for_again() -> None:
-    """The system has no more threads, which root cannot have happen: the worker goes on, and `fault_timeout` runs."""
-    resolver, tries = Resolver.__new__(Resolver), list[int]()
-
-    def run(at: int) -> None:
-        tries.append(at)
-        raise RuntimeError("can't start new thread")
-
+def _resolver(run: Callable[[int], None], **planner: Any) -> Resolver:
+    """One without a network: `run` is told of each byte whose page is demanded."""
+    resolver = Resolver.__new__(Resolver)
     resolver.__dict__.update(
         base=0,
         size=4 * PAGE,
         pages=SimpleNamespace(rows=bytearray(4)),
         driver=SimpleNamespace(lock=threading.Lock(), run=run),
         planner=SimpleNamespace(
-            coming=lambda page: False, demand=lambda at: at, cache=SimpleNamespace(claims=lambda *_: [])
+            coming=lambda page: False, demand=lambda at: at, cache=SimpleNamespace(claims=lambda *_: []), **planner
         ),
         options=SimpleNamespace(fault_timeout=300.0),
         failures=[],
         _blocked={},
         _faults=0,
         _say_after=60.0,
+        _latest=-1,
     )
+    return resolver
+
+
+def test_a_page_that_no_thread_can_be_had_for_is_asked_for_again() -> None:
+    """The system has no more threads, which root cannot have happen: the worker goes on, and `fault_timeout` runs."""
+    tries: list[int] = []
+
+    def run(at: int) -> None:
+        tries.append(at)
+        raise RuntimeError("can't start new thread")
+
+    resolver = _resolver(run)
     resolver.fault(_uffd.Fault(2 * PAGE + 5, 0))
     assert tries == [2 * PAGE + 5]
     assert resolver._blocked[2 * PAGE].why == "can't start new thread"
     resolver.tick()
     assert tries == [2 * PAGE + 5, 2 * PAGE]
+
+
+def test_the_policy_hears_how_long_a_thread_was_blocked() -> None:
+    """As it hears how long a reader waited: what a miss costs decides what is bought. Of the latest access alone."""
+    waited: list[float] = []
+    resolver = _resolver(lambda at: None, policy=SimpleNamespace(waited=waited.append))
+    for page in (2, 3):
+        resolver.fault(_uffd.Fault(page * PAGE + 5, 0))
+    resolver._came(0, 3 * PAGE)
+    assert not waited
+    resolver._blocked[3 * PAGE].since -= 5.0
+    resolver._came(3 * PAGE, 4 * PAGE)
+    assert [round(seconds) for seconds in waited] == [5]
+    resolver._came(3 * PAGE, 4 * PAGE)
+    resolver.fault(_uffd.Fault(PAGE, 0))
+    resolver._blocked[PAGE].failures = 1  # then it tells of the network's failure, not of the line
+    resolver._came(PAGE, 2 * PAGE)
+    assert len(waited) == 1

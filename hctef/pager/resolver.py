@@ -80,6 +80,8 @@ class Resolver:
         self.on_failure: Callable[[], None] = lambda: None
         """Wakes the loop: `tick` is due."""
         self._blocked: dict[int, _Blocked] = {}
+        self._latest = -1
+        """The page that was demanded last."""
         self.pages.came = self._came
         self._say_after, self._say_every = message["say_after"], message["say_every"]
         self._faults = 0
@@ -113,6 +115,7 @@ class Resolver:
 
     def _demand(self, at: int) -> None:
         """Have the page of byte `at` fetched. Where no thread can be had for that, `tick` tries again."""
+        self._latest = at - at % PAGE
         try:
             self.driver.run(self.planner.demand(at))
         except RuntimeError as error:
@@ -126,7 +129,9 @@ class Resolver:
         """Nobody waits for these pages any longer. At once: by the next look they may have been evicted again, and
         nobody would wait for what was fetched again then, or poisoned at last."""
         for page in [page for page in list(self._blocked) if start <= page < stop]:
-            self._blocked.pop(page, None)
+            blocked = self._blocked.pop(page, None)
+            if blocked is not None and page == self._latest and not blocked.failures:
+                self.planner.policy.waited(time.monotonic() - blocked.since)
 
     def _failed(self, claim: Claim, error: Exception) -> None:
         """In a transfer's thread."""
