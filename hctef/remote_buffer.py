@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
-import mmap
 import operator
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
+from hctef._advice import checked_advice
 from hctef._cursor import sought, strided
 from hctef._options import BufferOptions, UrlSource
 from hctef._paging import paging_support
@@ -29,13 +27,6 @@ if TYPE_CHECKING:
 
     from hctef.aio import AsyncRemoteBuffer
 
-_HINTS = {
-    getattr(mmap, "MADV_NORMAL", 0): "normal",
-    getattr(mmap, "MADV_RANDOM", 1): "random",
-    getattr(mmap, "MADV_SEQUENTIAL", 2): "sequential",
-}
-_WILLNEED, _DONTNEED = getattr(mmap, "MADV_WILLNEED", 3), getattr(mmap, "MADV_DONTNEED", 4)
-_ADVICE = {*_HINTS, _WILLNEED, _DONTNEED} | {value for name, value in vars(mmap).items() if name.startswith("MADV_")}
 _PART = "take buf.view(a, b), a part of it"
 _FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
 _FIND_BYTES_MOST = 4 * 1024 * 1024
@@ -259,25 +250,13 @@ class RemoteBuffer(SyncReader):
             ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
             OSError: EINVAL: no advice of the mmap module's.
         """
-        size = self._open().size
-        advice = operator.index(option)
-        begin = operator.index(start)
-        count = size - begin if length is None else operator.index(length)
-        if not 0 <= begin < max(size, 1):
-            raise ValueError("madvise start out of bounds")
-        if count < 0:
-            raise ValueError("madvise length invalid")
-        if begin % PAGE:
-            raise ValueError(f"madvise start must be a multiple of {PAGE}")
-        stop = min(size, begin + count)
-        if advice not in _ADVICE:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if advice == _WILLNEED:
-            self.prefetch([(begin, stop - begin)], wait=False)
-        elif advice == _DONTNEED:
-            self.evict(begin, stop)
-        elif advice in _HINTS:
-            self._open().advise(_HINTS[advice])
+        advice, extent = checked_advice(option, start, length, self._open().size)
+        if advice == "willneed":
+            self.prefetch([(extent.start, extent.length)], wait=False)
+        elif advice == "dontneed":
+            self.evict(*extent)
+        elif advice:
+            self._open().advise(advice)
 
     # views
 

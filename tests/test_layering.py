@@ -29,6 +29,7 @@ LAYERS = [
         "_policy",
         "_traps",
         "_repr",
+        "_advice",
         "_cursor",
         "_options",
         "_retries",
