@@ -1,4 +1,5 @@
-"""Heads of HTTP/1.1 responses, as far as they are plain: 200 or 206, a length, fields of a line each. Pure.
+"""Heads of HTTP/1.1: of requests, and of responses as far as they are plain: 200 or 206, a length, fields of a line
+each. Pure.
 
 Whatever else a head may hold (RFC 9112 section 5), `http.client` reads from its first byte: what is not plain is no
 error.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _PLAIN = re.compile(rb"HTTP/1\.1 20[06] [^\r\n]*(?:\r\n|\Z)")
@@ -17,6 +19,23 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 _LENGTHS = re.compile(rb"(?i)(\r\nContent-Length:[ \t]*)[0-9]+(?=[ \t]*(?:\r\n|\Z))")
 _EXTENTS = re.compile(rb"(?i)(\r\nContent-Range:[ \t]*bytes )[0-9]+-[0-9]+(/[0-9]+[ \t]*(?:\r\n|\Z))")
 _HEADERS_MOST = 100  # as http.client has it
+
+
+class PlainHeaders(dict[str, str]):
+    """Headers of a request, and what else its connection is to know of it."""
+
+    following: Iterable[tuple[str, Mapping[str, str]]] = ()
+    """More requests to send with it, each a path and headers."""
+    started: Callable[[Any], None] | None = None
+    """Is told the connection's socket before the request goes out."""
+    target: str | None = None
+    """What to ask for, byte for byte, in place of what urllib3 was told: it writes some characters in another way."""
+
+    def copy(self) -> PlainHeaders:
+        """urllib3 adds a proxy's to a copy."""
+        copied = PlainHeaders(self)
+        copied.following, copied.started, copied.target = self.following, self.started, self.target
+        return copied
 
 
 class PlainHead(NamedTuple):
@@ -65,6 +84,8 @@ def alike(like: bytes, start: int, stop: int) -> bytes:
 def _without(block: bytes, name: bytes) -> tuple[str | None, bytes]:
     """The value of the first field that begins so, None where there is none, and the other lines."""
     start = block.find(name)
+    if start < 0:
+        start = block.find(name.lower())  # as some proxies write them all
     if start < 0:
         return None, block
     value, separator, rest = block[start + len(name) :].partition(b"\r\n")

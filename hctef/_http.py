@@ -1,19 +1,18 @@
-"""The rules of HTTP that hctef lives by: URLs, request headers, response heads. Pure: strings in, values out.
+"""The rules of HTTP that hctef lives by: request headers, response heads. Pure: strings in, values out.
 
-Sources: RFC 9110 (HTTP semantics: sections 8.8 validators, 13 conditions, 14 ranges, 15 status codes), RFC 3986 (URLs).
+Sources: RFC 9110 (HTTP semantics: sections 8.8 validators, 13 conditions, 14 ranges, 15 status codes).
 Only this module knows that HTTP's last position is inclusive; everything that leaves it is half-open.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin
 
 from hctef._ranges import ByteRange
+from hctef._urls import Url, parse_url
 from hctef.exceptions import (
     HctefNetworkError,
     HctefUrlError,
@@ -56,92 +55,11 @@ OURS = frozenset(
 
 _SECRET = re.compile(r"token|key|secret|auth|password|passwd|credential|signature|cookie|session", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
+_VISIBLE = re.compile(r"(?!W/)[\x20-\x7e]+")
 _SATISFIED = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
 _UNSATISFIED = re.compile(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
-_LITERAL = re.compile(r"\[[0-9A-Za-z.:%~_-]+\](:[0-9]*)?")
 _DIGITS = re.compile(r"[0-9]{1,19}")
-
-
-# URLs
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """An http(s) URL, taken apart once. Its repr and `safe` show no userinfo and no value of the query."""
-
-    request: str = field(repr=False)
-    """What a request is made of: no userinfo, no fragment, ASCII only."""
-    authorization: str | None = field(repr=False)
-    """Basic credentials from the userinfo (RFC 7617)."""
-    origin: tuple[str, str, int]
-    """Scheme, host, port: credentials stay within it (RFC 6454)."""
-    safe: str
-    """For messages."""
-
-    @property
-    def name(self) -> str:
-        """The last part of the path, or the host where there is none."""
-        return unquote(urlsplit(self.safe).path.rstrip("/").rpartition("/")[2]) or self.origin[1]
-
-
-def parse_url(url: object) -> Url:
-    """Raises HctefUrlError: not an http(s) URL, or one that no request can be made of (RFC 3986)."""
-    if not isinstance(url, str):
-        raise HctefUrlError(f"a URL must be a str (or a callable that returns one), not {type(url).__name__}")
-    if _FORBIDDEN.search(url):
-        raise HctefUrlError("the URL holds a space or a control character; percent-encode it")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise HctefUrlError("not a valid URL: its host or port cannot be read") from error
-    scheme = parts.scheme.lower()
-    if scheme not in ("http", "https"):
-        raise HctefUrlError(f"not an http(s) URL: the scheme is {scheme[:20] or 'missing'!r}")
-    if not host:
-        raise HctefUrlError("not a valid URL: it names no host")
-    userinfo, _, location = parts.netloc.rpartition("@")
-    if "[" in location:
-        if not _LITERAL.fullmatch(location):
-            raise HctefUrlError("not a valid URL: its host is no IPv6 address in brackets")
-    else:
-        if not host.isascii():
-            host = _ascii_host(host)
-            location = f"{host}:{port}" if port is not None else host
-        _check_host(host)
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]|{}^`\"<>\\")
-    request = urlunsplit((scheme, location, path, query, ""))
-    authorization = None
-    if userinfo:
-        user, _, password = userinfo.partition(":")
-        pair = f"{unquote(user)}:{unquote(password)}".encode()
-        authorization = "Basic " + base64.b64encode(pair).decode("ascii")
-    names = [part.partition("=")[0] for part in parts.query.split("&") if "=" in part]
-    shown = "&".join(f"{name}=…" for name in names) or ("…" if parts.query else "")
-    safe = urlunsplit((scheme, location, path, "", "")) + (f"?{shown}" if shown else "")
-    return Url(request, authorization, (scheme, host.lower(), port or (443 if scheme == "https" else 80)), safe)
-
-
-def _ascii_host(host: str) -> str:
-    """A host name beyond ASCII as requests have it (RFC 5891, UTS 46). Raises HctefUrlError: nobody can tell."""
-    try:
-        import idna  # noqa: PLC0415  # for such names only; aiohttp brings it, urllib3 does not
-
-        return idna.encode(host, uts46=True, std3_rules=True).decode("ascii")
-    except ImportError as error:
-        message = "the URL's host is not ASCII, and the package idna is not installed: write the host as xn--…"
-        raise HctefUrlError(message) from error
-    except UnicodeError as error:
-        raise HctefUrlError("the URL's host is not ASCII, and no valid name: write it as xn--…") from error
-
-
-def _check_host(host: str) -> None:
-    """Raises HctefUrlError: it is too long, or has a label that is empty or too long (RFC 1035 section 2.3.4)."""
-    name = host.removesuffix(".")  # the root's
-    if len(name) > 253 or not all(0 < len(label) <= 63 for label in name.split(".")):
-        raise HctefUrlError("not a valid URL: of its host's labels one is empty or too long, or the host itself is")
 
 
 def redirect_target(base: Url, head: Head) -> Url:
@@ -153,11 +71,13 @@ def redirect_target(base: Url, head: Head) -> Url:
     location = head.headers.get("location")
     if not location:
         raise HctefNetworkError(f"{base.safe}: status {head.status} without a Location", status=head.status)
+    # A server that does not percent-encode means these bytes, in whatever encoding.
+    raw = _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), location.strip().encode("latin-1", "replace"))
     try:
-        return parse_url(urljoin(base.request, location.strip().replace(" ", "%20")))
-    except ValueError as error:
+        return parse_url(urljoin(base.request, raw.decode("ascii").replace(" ", "%20")))
+    except ValueError:
         message = f"{base.safe}: status {head.status} redirects to what is no http(s) URL"
-        raise HctefNetworkError(message, status=head.status) from error
+        raise HctefNetworkError(message, status=head.status) from None
 
 
 # requests
@@ -267,6 +187,16 @@ class Head:
         coding = self.headers.get("content-encoding")
         return coding is not None and coding.strip().lower() not in ("", "identity")
 
+    @property
+    def framed(self) -> bool:
+        """Whether its end can be told from a connection that was cut (RFC 9112 section 8)."""
+        return self.length is not None or self.chunked
+
+    @property
+    def chunked(self) -> bool:
+        """Whether its body comes in chunks, taken apart by the transport. Any other coding, nobody has undone."""
+        return self.headers.get("transfer-encoding", "").lower() == "chunked"
+
     def unsatisfied_size(self) -> int | None:
         """The size that `Content-Range: bytes */size` of a 416 tells."""
         match = _UNSATISFIED.fullmatch(self.headers.get("content-range", "").strip())
@@ -290,9 +220,9 @@ class Validator(NamedTuple):
     @property
     def conditions(self) -> dict[str, str]:
         """The headers that make a server refuse another version: a weak ETag never stands in If-Match (section
-        13.1.1)."""
+        13.1.1), nor one that not every client would send as it came."""
         if self.etag:
-            return {} if self.etag.startswith("W/") else {"If-Match": self.etag}
+            return {"If-Match": self.etag} if _VISIBLE.fullmatch(self.etag) else {}
         return {"If-Unmodified-Since": self.last_modified} if self.last_modified else {}
 
     def agrees(self, other: Validator) -> bool:
@@ -308,6 +238,24 @@ class Part(NamedTuple):
     extent: ByteRange
     size: int | None
     """Of the whole file; None where the server says `*`."""
+
+
+def check_whole(head: Head, where: str) -> None:
+    """Raises HctefNetworkError: the bytes of a 200 are coded, or its length cannot be believed."""
+    if head.coded:
+        raise HctefNetworkError(f"{where}: the whole file comes with a Content-Encoding", status=head.status)
+    _check_transfer(head, where)
+    if "content-length" in head.headers and head.length is None:
+        length = head.headers["content-length"][:40]
+        raise HctefNetworkError(f"{where}: the Content-Length makes no sense: {length!r}", status=head.status)
+
+
+def _check_transfer(head: Head, where: str) -> None:
+    """Raises HctefNetworkError: the body has a transfer coding that nobody has undone (RFC 9112 section 6.1)."""
+    coding = head.headers.get("transfer-encoding")
+    if coding is not None and not head.chunked:
+        message = f"{where}: status {head.status} with Transfer-Encoding {coding[:40]!r}, which nobody asked for"
+        raise HctefNetworkError(message, status=head.status)
 
 
 def parse_part(head: Head, where: str) -> Part:
@@ -327,6 +275,7 @@ def parse_part(head: Head, where: str) -> Part:
         coding = head.headers["content-encoding"][:40]
         message = f"{where}: status 206 with Content-Encoding {coding!r} although identity was asked for"
         raise HctefNetworkError(message, status=206)
+    _check_transfer(head, where)
     match = _SATISFIED.fullmatch(value)
     if match:
         first, last = int(match[1]), int(match[2])

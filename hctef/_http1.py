@@ -17,6 +17,7 @@ import contextlib
 import http.client
 import itertools
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from hctef._heads import PlainHead, alike, head_end, plain_head, template
+from hctef._heads import PlainHead, PlainHeaders, alike, head_end, plain_head, template
 from hctef._ranges import ByteRange
 from hctef._replay import drained, replayed
 
@@ -45,21 +46,6 @@ SEGMENT = 64 * 1024
 """Bytes: the longest segment (over loopback), the last of which a sender may hold back."""
 
 _LINUX = sys.platform == "linux"
-
-
-class PlainHeaders(dict[str, str]):
-    """Headers of a request, and what else its connection is to know of it."""
-
-    following: Iterable[tuple[str, Mapping[str, str]]] = ()
-    """More requests to send with it, each a path and headers."""
-    started: Callable[[Any], None] | None = None
-    """Is told the connection's socket before the request goes out."""
-
-    def copy(self) -> PlainHeaders:
-        """urllib3 adds a proxy's to a copy."""
-        copied = PlainHeaders(self)
-        copied.following, copied.started = self.following, self.started
-        return copied
 
 
 class PlainResponse:
@@ -115,7 +101,12 @@ class PlainResponse:
         while count < least:
             if self.left - count <= SEGMENT:
                 _acknowledge(self.sock)
-            came = self._connection.receive(room[count:], least - count)
+            try:
+                came = self._connection.receive(room[count:], least - count)
+            except TimeoutError:
+                if not count:
+                    raise
+                break  # what came, though it came slowly
             if not came:
                 self.persistent = False
                 break
@@ -139,7 +130,7 @@ class PlainResponse:
         """Give the connection back, for the next request where this one's body was read to its end."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            if self.left or not self.persistent or connection.unanswered:
+            if self.left or not self.persistent or connection.unanswered or not connection.rest():
                 connection.close()
             else:
                 connection.carry(self._length)
@@ -207,6 +198,8 @@ class _Plain:
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         connection: Any = self
+        if isinstance(headers, PlainHeaders) and headers.target is not None:
+            url = headers.target
         if method != "GET" or body is not None or options.get("preload_content", True):
             self._asked = None
             super().request(method, url, body=body, headers=headers, **options)  # type: ignore[misc]  # a mixin: urllib3's
@@ -239,16 +232,32 @@ class _Plain:
         now = time.monotonic()
         self.carried, self.used = count + self.warmth(now), now
 
+    def rest(self) -> bool:
+        """Have a connection on which nothing is to come wait for the next request: what comes before that is seen by
+        whoever looks whether it is still there. False: something has come already, which TLS keeps to itself."""
+        sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
+        self._wake_at(sock, 1)  # poll too sees no fewer bytes
+        return not (isinstance(sock, ssl.SSLSocket) and sock.pending())
+
+    def _wake_at(self, sock: Any, least: int) -> None:
+        if least != self.wakes_at:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self.wakes_at = least
+
     def receive(self, room: memoryview, least: int) -> int:
         """Receive into `room`; wake when `least` bytes have come, or no more will. 0: the connection ended."""
         sock: Any = self.sock  # type: ignore[attr-defined]  # urllib3's
         gathers = _LINUX and least >= WAKE_LEAST and type(sock) is socket.socket  # TLS has records of its own
         # Without a timeout it is recv that waits, which is woken only by so many bytes beyond those that it has taken.
         gathers = gathers and sock.gettimeout() is not None
-        least = min(least, WAKE_MOST) if gathers else 1
-        if least != self.wakes_at:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
-            self.wakes_at = least
+        if gathers:
+            # Not for the last segment: what is not taken yet is not acknowledged, where it is shorter than one, and it
+            # may be held back until then.
+            least = min(least, WAKE_MOST) - sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+            gathers = least >= WAKE_LEAST
+        if not gathers:
+            least = 1
+        self._wake_at(sock, least)
         try:
             count: int = sock.recv_into(room)
         except TimeoutError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from hctef._http import Head, Part, check_version, parse_part, range_header, status_error, suffix_header
+from hctef._http import Head, Part, check_version, check_whole, parse_part, range_header, status_error, suffix_header
 from hctef._intervals import Claim
 from hctef._lanes import Lane
 from hctef._planner import Planner
@@ -37,6 +37,8 @@ class Opening:
         self._attempts = planner.requester.attempts()
         self._lane = Lane(Claim(0, 0))  # its claim is known when the size is
         self._from_end = options.prefetch_direction == "END"
+        self._furthest = 0
+        """Bytes of the whole file that any attempt to download it brought."""
         self._want = max(options.minimum_range_request_bytes, min(options.prefetch_bytes, FIRST_BYTES))
 
     def run(self) -> PlanGen[None]:
@@ -61,6 +63,8 @@ class Opening:
         elif head.status == 200:
             if head.length == 0 and not head.coded:
                 return self._empty(head)
+            if (whole := self._all_of_it(head)) is not None:
+                return (yield from self._take(head, whole))
             if not self._from_end or head.length is None:
                 return (yield from self._no_range(head))
             tail = head.length
@@ -120,6 +124,15 @@ class Opening:
             message = f"{self._where}: asked for [{start}, {size}), the server sent {tuple(part.extent)} of {part.size}"
             raise HctefNetworkError(message, status=206)
         yield from self._take(head, part)
+
+    def _all_of_it(self, head: Head) -> Part | None:
+        """What a 200 brings that is just what was asked for, as the file is no longer than that: to some servers a
+        range of all is no range (RFC 9110 section 14.2). It must say that it knows others."""
+        length = head.length
+        if length is None or length > self._want or head.chunked or head.headers.get("accept-ranges") != "bytes":
+            return None
+        check_whole(head, self._where)
+        return Part(ByteRange(0, length), length)
 
     def _as_asked(self, part: Part) -> bool:
         (start, stop), size = part.extent, part.size
@@ -212,18 +225,19 @@ class Opening:
         """A 200 to a Range request: an error, or the whole stream into the arena."""
         if self._options.on_no_range == "error":
             raise status_error(head, self._where)
-        if head.coded:
-            raise HctefNetworkError(f"{self._where}: the whole file comes with a Content-Encoding", status=200)
+        check_whole(head, self._where)
         while not (yield from self._download(head)):
             again = yield from self._requester.ask(self._attempts, {}, self._where)
-            if again.status != 200 or again.coded:
+            if again.status != 200:
                 raise self._error(again)
+            check_whole(again, self._where)
             check_version(head.validator, again, self._where)
             head = again
 
     def _download(self, head: Head) -> PlanGen[bool]:
         """The body of a 200 into the arena; False where it was cut, so that it must be asked for again."""
-        planner, limit, size = self._planner, self._options.max_resident_bytes, head.length
+        planner, limit = self._planner, self._options.max_resident_bytes
+        size = None if head.chunked else head.length
         if limit is not None and (size or 0) > limit:
             raise RangeRequestsUnsupportedError(
                 f"{self._where}: {size} bytes are more than max_resident_bytes", status=200
@@ -247,7 +261,11 @@ class Opening:
                 else:
                     yield Fill(at, data)
                 at += len(data)
-                self._attempts.progress(len(data))
+                if at > self._furthest:  # else it begins anew each time, and gets nowhere
+                    self._attempts.progress(at - self._furthest)
+                    self._furthest = at
+            if size is None and not head.chunked:
+                yield from self._check_end(head, at)
         except TransportError as error:
             yield from self._requester.again(self._attempts, error, self._where)
             return False
@@ -259,6 +277,14 @@ class Opening:
             planner.pages.mark(0, at)
             planner.pin(0, at)  # it could not be fetched again in parts
         return True
+
+    def _check_end(self, head: Head, size: int) -> PlanGen[None]:
+        """A body of `size` bytes ended with its connection, which may have been cut: a HEAD tells, where it tells a
+        length. Raises TransportError: it is another."""
+        with contextlib.suppress(HctefNetworkError):  # it is forbidden, or hangs: then it tells nothing
+            answer = yield from self._requester.ask(self._attempts, {}, self._where, method="HEAD", retry=False)
+            if answer.status == 200 and answer.length not in (None, size) and not answer.coded:
+                raise TransportError(f"the body ended with the connection after {size} of {answer.length} bytes")
 
     def _empty(self, head: Head) -> None:
         self._begin(head, 0)

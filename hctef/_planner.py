@@ -266,7 +266,7 @@ class Planner(Delivery):
             at = to
             self._check_open()
 
-        sink = Sink(lambda _, data: Deliver(bytes(data)))
+        sink = Sink(lambda _, data: Deliver(bytes(data)), passes=True)
         while at < stop:
             self._check_open()
             self._spring(at, stop)

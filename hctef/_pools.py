@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import urllib3
-from urllib3.util import parse_url
 
 from hctef._http1 import PlainHTTPConnection, PlainHTTPSConnection
 from hctef._lanes import PIPELINED_MOST
+from hctef._urls import Url
 
 _POOL_SIZE = 64  # idle connections kept a host: more than the default max_connections of a few files
-_pools: dict[str, urllib3.PoolManager] = {}
+_pools: dict[Url | None, urllib3.PoolManager] = {}
 _pools_lock = threading.Lock()
 
 
@@ -107,15 +107,14 @@ def plain_pools(**options: Any) -> urllib3.PoolManager:
     return pool
 
 
-def shared_pool(proxy: str) -> urllib3.PoolManager:
-    """The process's pool for requests by `proxy`, a URL, or by none."""
+def shared_pool(proxy: Url | None) -> urllib3.PoolManager:
+    """The process's pool for requests by `proxy`, or by none."""
     with _pools_lock:
         pool = _pools.get(proxy)
         if pool is None:
-            if proxy:
-                auth = parse_url(proxy).auth
-                headers = urllib3.make_headers(proxy_basic_auth=auth) if auth else None
-                pool = urllib3.ProxyManager(proxy, proxy_headers=headers, num_pools=32, maxsize=_POOL_SIZE)
+            if proxy is not None:
+                headers = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else None
+                pool = urllib3.ProxyManager(proxy.request, proxy_headers=headers, num_pools=32, maxsize=_POOL_SIZE)
             else:
                 pool = plain_pools(num_pools=32, maxsize=_POOL_SIZE)
             _pools[proxy] = pool

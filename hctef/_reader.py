@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from hctef._cursor import LINE_BYTES, read_stop
-from hctef._http import Validator, parse_url
+from hctef._http import Validator
 from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
 from hctef._pages import PageTable
 from hctef._planner import Planner
@@ -22,6 +22,7 @@ from hctef._ranges import PAGE, checked_range
 from hctef._remote import CLOSED, Remote
 from hctef._repr import reader_html, reader_text
 from hctef._stats import Stats
+from hctef._urls import parse_url
 
 SHIFT = PAGE.bit_length() - 1
 """`offset >> SHIFT` is the page."""

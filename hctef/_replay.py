@@ -12,6 +12,7 @@ import time
 from typing import Any, Protocol
 
 import urllib3
+from urllib3.util.response import assert_header_parsing
 
 
 class _Replayed(io.RawIOBase):
@@ -56,6 +57,9 @@ def replayed(connection: Any, url: str, before: bytes) -> urllib3.HTTPResponse:
     except BaseException:  # raised again
         answer.close()
         raise
+    sock: Any = connection.sock
+    if answer.length is None and not answer.chunked and hasattr(sock, "suppress_ragged_eofs"):
+        sock.suppress_ragged_eofs = False  # what ends with the connection, anybody on the way can cut
     if answer.will_close or connection.unanswered:
         connection.close()  # the response holds the socket's file
     return urllib3.HTTPResponse(
@@ -98,7 +102,15 @@ class Urllib3Response:
     """A response as urllib3 reads it: of a caller's pool, by a proxy, or not plain; used as a `PlainResponse` is."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        """Raises HeaderParsingError: a line of its head is malformed, which hides what stands behind it."""
         self._response: Any = response
+        head = getattr(getattr(response, "_original_response", None), "msg", None)
+        if head is not None:
+            try:
+                assert_header_parsing(head)
+            except BaseException:  # raised again
+                self.close()
+                raise
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.itermerged()}
 

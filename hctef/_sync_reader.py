@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, SupportsIndex
 
 from hctef._cursor import line, read_stop
-from hctef._http import Validator, checked_headers, is_secret, parse_url
+from hctef._http import Validator, checked_headers, is_secret
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange, checked_lengths, checked_range
 from hctef._reader import Reader
 from hctef._remote import CLOSED, Remote
+from hctef._urls import parse_url
 
 
 class SyncReader(Reader):

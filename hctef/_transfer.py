@@ -23,6 +23,7 @@ from hctef._http import (
     Url,
     Validator,
     check_version,
+    check_whole,
     checked_headers,
     parse_part,
     parse_url,
@@ -57,7 +58,7 @@ class Sink:
     """Where the bytes of a body go. `put` makes the step that stores a piece; `room`, where it has any, is where they
     can be received instead."""
 
-    __slots__ = ("_least", "_staging", "put", "room")
+    __slots__ = ("_least", "_staging", "passes", "put", "room")
 
     def __init__(
         self,
@@ -65,9 +66,10 @@ class Sink:
         room: Callable[[int, int], memoryview | None] | None = None,
         *,
         least: int = 1,
+        passes: bool = False,
     ) -> None:
-        """`least`: bytes to wait for, each time."""
-        self.put, self.room, self._least = put, room, least
+        """`least`: bytes to wait for, each time. `passes`: they are handed on as they come, and not kept."""
+        self.put, self.room, self._least, self.passes = put, room, least, passes
         self._staging: memoryview | None = None
 
     def take(self, at: int, limit: int, *, whole: bool) -> PlanGen[int]:
@@ -305,6 +307,9 @@ class Requester:
 
         What joins the `lane` meanwhile is asked for behind it.
         """
+        measured = head.length is not None and not head.chunked
+        if not (measured or sink.passes):
+            return (yield from self._unmeasured(attempts, head, at, stop, sink, commit))
         where = self.where(at, stop)
         train, clock, fast = self.link.train(), self._clock, False
         try:
@@ -315,6 +320,8 @@ class Requester:
                 began = clock()
                 count = yield from sink.take(at, min(LARGE_PIECE if fast else PIECE, stop - at), whole=fast)
                 if not count:
+                    if head.chunked:
+                        raise self._misstated(head, where, "fewer")
                     raise TransportError(f"the body ended {stop - at} bytes early")
                 ended = clock()
                 train.received(began, ended, count)
@@ -326,14 +333,46 @@ class Requester:
                 if lane is not None and lane.fresh and at < stop:
                     lane.fresh = False
                     yield Ahead(tuple(lane.following()))
-            more = b"" if "content-length" in head.headers else (yield Receive(1))
+            more = b"" if measured else (yield Receive(1))
         except TransportError as error:
             if at < stop:
                 yield from self.again(attempts, error, where)
             return at
         if more:
-            raise HctefNetworkError(f"{where}: the server sends more bytes than it says", status=head.status)
+            raise self._misstated(head, where, "more")
         return at
+
+    def _unmeasured(  # noqa: PLR0917  # as above
+        self, attempts: Attempts, head: Head, start: int, stop: int, sink: Sink, commit: Callable[[int], None]
+    ) -> PlanGen[int]:
+        """The same of a body whose end alone tells that it has the bytes it says, no more and no fewer: nothing of it
+        is put away before."""
+        where, pieces, at = self.where(start, stop), list[bytes](), start
+        cut: TransportError | None = None
+        try:
+            while at <= stop and (data := (yield Receive(min(PIECE, stop - at) or 1))):
+                pieces.append(data)
+                at += len(data)
+        except TransportError as error:
+            cut = error
+        if at < stop and cut is None and not head.chunked:
+            cut = TransportError(f"the body ended {stop - at} bytes early")
+        if at > stop or (at < stop and cut is None):
+            raise self._misstated(head, where, "more" if at > stop else "fewer")
+        self.stats.bytes_fetched += at - start
+        attempts.progress(at - start)
+        at = start
+        for data in pieces:
+            yield sink.put(at, data)
+            at += len(data)
+            commit(at)
+        if at < stop and cut is not None:
+            yield from self.again(attempts, cut, where)
+        return at
+
+    @staticmethod
+    def _misstated(head: Head, where: str, what: str) -> HctefNetworkError:
+        return HctefNetworkError(f"{where}: the server sends {what} bytes than it says", status=head.status)
 
     def check(self, head: Head, start: int, stop: int) -> Part:
         """What a response to a request for `[start, stop)` of the file that was opened brings.
@@ -350,6 +389,9 @@ class Requester:
                 f"{where}: the file changed: it had {self.size} bytes, now {head.unsatisfied_size()} ({CHANGED_HINT})"
             )
             raise RemoteFileChangedError(message, status=status)
+        if status == 200 and (start, stop) == (0, self.size) == (0, head.length) and not head.chunked:
+            check_whole(head, where)  # a range of all is no range to some servers (RFC 9110 section 14.2)
+            return Part(ByteRange(start, stop), self.size)
         if status != 206:
             raise status_error(head, where, hint=self.hint if status in (401, 403) else "")
         part = parse_part(head, where)

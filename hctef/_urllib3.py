@@ -9,30 +9,19 @@ import contextlib
 import http.client
 import itertools
 import logging
-import os
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationValueError,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    ReadTimeoutError,
-    SSLError,
-)
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Timeout
 
-from hctef._http import Head, range_header
-from hctef._http1 import PlainHeaders, PlainResponse
+from hctef._heads import PlainHeaders
+from hctef._http import OURS, Head, range_header
+from hctef._http1 import PlainResponse
 from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
 from hctef._proxies import environment_proxy
@@ -40,6 +29,8 @@ from hctef._ranges import ByteRange
 from hctef._replay import Urllib3Response
 from hctef._retries import TransportError
 from hctef._steps import Send
+from hctef._urllib3_errors import translate
+from hctef.exceptions import HctefUrlError
 
 log = logging.getLogger("hctef")
 
@@ -65,10 +56,14 @@ class Urllib3Transport:
         self.timeout = pool_timeout(options.timeout)
         self._between: Any = None
         """Seconds between bytes, where no time goes by to connect."""
+        self._connect: float | None = None
+        """Seconds to wait for a connection of a caller's pool that lends no more than so many."""
         if self.timeout is not None:
             started = self.timeout.clone()
             started.start_connect()
             self._between = started.read_timeout
+            connect = started.connect_timeout
+            self._connect = connect if isinstance(connect, int | float) else None
         self._hosts: dict[str, urllib3.HTTPConnectionPool | None] = {}
 
     def exchange(self) -> Urllib3Exchange:
@@ -84,7 +79,7 @@ class Urllib3Transport:
         origin = url[: url.find("/", 8)]
         if origin not in self._hosts:
             direct = self.pool is None and not environment_proxy(origin)
-            self._hosts[origin] = shared_pool("").connection_from_url(origin) if direct else None
+            self._hosts[origin] = shared_pool(None).connection_from_url(origin) if direct else None
         return self._hosts[origin]
 
     def plain(self, url: str) -> PlainPool | None:
@@ -92,24 +87,35 @@ class Urllib3Transport:
         host: Any = self.host(url)  # a PlainPool is put before a class of urllib3's
         return host if isinstance(host, PlainPool) else None
 
-    def open(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | PlainResponse:
-        """Send a request."""
+    def open(self, request: Send, headers: PlainHeaders) -> PlainResponse | Urllib3Response:
+        """Send a request, with `headers`, which are its own."""
+        method, url = request.method, request.url
         host = self.host(url)
+        response: Any = None
         if method == "GET" and isinstance(host, PlainPool):
-            response: PlainResponse | None = host.ask_idle(path(url), headers, self._between)
-            if response is not None:
-                return response
+            response = host.ask_idle(path(url), headers, self._between)
         options: dict[str, Any] = {"preload_content": False, "decode_content": False, "redirect": False}
-        options |= {"headers": headers, "retries": _ONCE, "timeout": self.timeout}
-        if host is not None:
-            return host.urlopen(method, path(url), assert_same_host=False, **options)
-        pool = self.pool or shared_pool(environment_proxy(url))
-        return pool.request(method, url, **options)
+        options |= {"retries": _ONCE, "timeout": self.timeout}
+        if response is None and host is not None:
+            headers.target = path(url)  # urllib3 would write it otherwise, and into its log
+            response = host.urlopen(method, "/", assert_same_host=False, headers=headers, **options)
+        elif response is None and self.pool is None:
+            response = shared_pool(environment_proxy(url)).request(method, url, headers=headers, **options)
+        elif response is None and self.pool is not None:
+            theirs = {} if request.foreign else _added(getattr(self.pool, "headers", None) or {}, headers)
+            response = self.pool.request(method, url, headers=theirs | headers, pool_timeout=self._connect, **options)
+        return response if isinstance(response, PlainResponse) else Urllib3Response(response)
 
     def after_fork(self) -> None:
         self._hosts.clear()
         if self.pool is not None:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
+
+
+def _added(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """What a caller's pool sends with each request, as far as it does not decide which bytes come."""
+    taken = OURS | {name.lower() for name in ours}
+    return {name: value for name, value in theirs.items() if name.lower() not in taken}
 
 
 def _named(requests: Iterable[Send]) -> list[tuple[str, Mapping[str, str]]]:
@@ -189,20 +195,22 @@ class Urllib3Exchange:
             if (pool.pipelines or pool.persists) and not self._failed:
                 headers.following = _named(then)
         try:
-            response = self._transport.open(request.method, request.url, headers)
+            response = self._transport.open(request, headers)
+        except HctefUrlError:
+            raise
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
             doubted = self._sock is not None and self._doubt(pool, headers)
             if doubted and not isinstance(error, ReadTimeoutError | TimeoutError):  # who waited that long is told
                 return self.send(request)
-            raise translate(error) from error
+            raise translate(error) from None
         finally:
             self._sock = None
         if not isinstance(response, PlainResponse):
-            self._response = Urllib3Response(response)
+            self._response = response
             if (response.status == 400 or response.status >= 500) and self._doubt(pool, headers):
                 self._close()
                 return self.send(request)
-            return Head(response.status, self._response.headers)
+            return Head(response.status, response.headers)
         seconds = time.monotonic() - self._sent
         self._response, self._patience = response, 4 * seconds
         if response.persistent:
@@ -256,7 +264,7 @@ class Urllib3Exchange:
         except _BROKEN as error:
             self._close()
             if self._aborted:
-                raise translate(error) from error
+                raise translate(error) from None
             self._failed = True
             pool.pipelines = bool(pool.pipelines) and not isinstance(error, TimeoutError)
             log.debug("a request that was sent ahead was not answered", exc_info=True)
@@ -304,7 +312,7 @@ class Urllib3Exchange:
             return response.read(limit)
         except _BROKEN as error:
             self._was_cut()
-            raise translate(error) from error
+            raise translate(error) from None
 
     def receive_into(self, room: memoryview, least: int) -> int:
         response = self._response
@@ -314,7 +322,7 @@ class Urllib3Exchange:
             count = response.readinto(room, least)
         except _BROKEN as error:
             self._was_cut()
-            raise translate(error) from error
+            raise translate(error) from None
         if not count and response.left:
             self._was_cut()
         return count
@@ -362,30 +370,3 @@ class Urllib3Exchange:
             with contextlib.suppress(HTTPError, OSError, ValueError):
                 response.close()
                 response.release()
-
-
-def translate(error: Exception) -> TransportError:
-    """urllib3's exception in words that show no credential (its own messages may hold the URL)."""
-    if isinstance(error, ssl.SSLError):
-        error = SSLError(error)
-    if isinstance(error, ProxyError):
-        return TransportError("the proxy cannot be reached or refuses", connect=True)
-    if isinstance(error, NameResolutionError):
-        return TransportError("the host's name cannot be resolved", connect=True)
-    if isinstance(error, ConnectTimeoutError | NewConnectionError):
-        cause = error.__cause__
-        why = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "timeout"
-        return TransportError(f"no connection: {why}", connect=True)
-    if isinstance(error, SSLError):
-        reason = getattr(error.args[0] if error.args else None, "verify_message", None)
-        if reason:
-            return TransportError(f"TLS: the certificate is not trusted: {reason}", final=True)
-        return TransportError(f"TLS failed: {getattr(error.args[0], 'reason', None) or 'protocol error'}", connect=True)
-    if isinstance(error, ReadTimeoutError | TimeoutError):
-        return TransportError("no byte came within the timeout")
-    if isinstance(error, LocationValueError | ValueError) and not isinstance(error, ProtocolError):
-        return TransportError(f"no request can be made of the URL ({type(error).__name__})", final=True)
-    cause = error.args[-1] if isinstance(error, ProtocolError) and error.args else error
-    if isinstance(cause, OSError) and cause.errno:
-        return TransportError(f"the connection broke: {os.strerror(cause.errno)}")
-    return TransportError(f"the connection broke ({type(cause).__name__})")

@@ -14,12 +14,12 @@ from hctef._http import (
     check_version,
     checked_headers,
     parse_part,
-    parse_url,
     range_header,
     redirect_target,
     request_headers,
     status_error,
 )
+from hctef._urls import parse_url
 from hctef.exceptions import (
     HctefNetworkError,
     HctefUrlError,

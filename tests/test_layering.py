@@ -15,6 +15,7 @@ PACKAGE = Path(hctef.__file__).parent
 LAYERS = [
     ["exceptions", "_ranges", "_memory", "_raw", "_shared_memory", "_stats"],
     [
+        "_urls",
         "_http",
         "_heads",
         "_pages",
@@ -49,7 +50,7 @@ LAYERS = [
         "_planner",
         "_opening",
     ],
-    ["_drivers", "_async_driver", "_proxies", "_replay", "_http1", "_pools", "_urllib3", "_aiohttp"],
+    ["_drivers", "_async_driver", "_proxies", "_replay", "_http1", "_pools", "_urllib3_errors", "_urllib3", "_aiohttp"],
     ["pager"],
     ["_remote", "_reader", "_sync_reader", "_views"],
     ["http_file", "remote_buffer", "aio"],

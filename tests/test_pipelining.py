@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hctef
-from hctef._http1 import PIPELINED_STAGING, PlainHeaders, PlainResponse
+from hctef._heads import PlainHeaders
+from hctef._http1 import PIPELINED_STAGING, PlainResponse
 from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
 from hctef._ranges import ByteRange
+from hctef._steps import Send
 from hctef._urllib3 import Urllib3Transport, path
 from tests.helpers import pattern
 from tests.range_server import (
@@ -57,7 +59,7 @@ def url(range_server: RangeServer) -> Iterator[str]:
 
 
 def pool(url: str) -> PlainPool:
-    found = shared_pool("").connection_from_url(url)
+    found = shared_pool(None).connection_from_url(url)
     assert isinstance(found, PlainPool)
     return found
 
@@ -320,7 +322,7 @@ def test_responses_are_told_apart_wherever_they_are_cut(sizes: list[int], cuts: 
     with scripted(pieces, *([] for _ in sizes[1:])) as server:
         headers = PlainHeaders()
         headers.following = [(path(server.url), {}) for _ in sizes[1:]]
-        response: Any = Urllib3Transport(Options(timeout=10)).open("GET", server.url, headers)
+        response: Any = Urllib3Transport(Options(timeout=10)).open(Send("GET", server.url, {}), headers)
         for number, body in enumerate(bodies):
             assert isinstance(response, PlainResponse)
             assert response.headers["x-n"] == str(number)
@@ -375,7 +377,7 @@ def test_what_has_come_in_whole_is_taken_at_once(
     with scripted(pieces, *([] for _ in sizes[1:])) as server:
         headers = PlainHeaders()
         headers.following = [(path(server.url), {}) for _ in sizes[1:]]
-        response: Any = Urllib3Transport(Options(timeout=10)).open("GET", server.url, headers)
+        response: Any = Urllib3Transport(Options(timeout=10)).open(Send("GET", server.url, {}), headers)
         taken: list[ByteRange] = []
 
         def put(start: int, body: memoryview) -> None:
@@ -406,12 +408,12 @@ def test_more_than_was_asked_for_is_no_response() -> None:
         headers = PlainHeaders()
         headers.following = [(path(server.url), {})]
         transport, taken = Urllib3Transport(Options(timeout=10)), list[int]()
-        response: Any = transport.open("GET", server.url, headers)
+        response: Any = transport.open(Send("GET", server.url, {}), headers)
         response.drain(10)
         assert response.collect(iter([ByteRange(10, 20)]), lambda start, _: taken.append(start)) == 1
         assert taken == [10]
         response.release()
-        again: Any = transport.open("GET", server.url, {})
+        again: Any = transport.open(Send("GET", server.url, {}), PlainHeaders())
         again.drain(10)
         again.release()
         assert server.connections == 2

@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hctef
-from hctef._http import Validator, parse_url
+from hctef._http import Validator
 from hctef._options import Options
 from hctef._ranges import ByteRange
+from hctef._urls import parse_url
 
 pytestmark = pytest.mark.skipif(not hctef.paging_support(), reason="no userfaultfd here")
 

@@ -22,9 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hctef import _uffd
-from hctef._http import parse_url
 from hctef._link import Link
 from hctef._ranges import PAGE, ByteRange
+from hctef._urls import parse_url
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.filling import table_bytes

@@ -1,0 +1,95 @@
+"""URLs (RFC 3986), taken apart once, and shown without what is secret in them. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from hctef.exceptions import HctefUrlError
+
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_LITERAL = re.compile(r"\[[0-9A-Za-z.:%~_-]+\](:[0-9]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """An http(s) URL, taken apart once. Its repr and `safe` show no userinfo and no value of the query."""
+
+    request: str = field(repr=False)
+    """What a request is made of: no userinfo, no fragment, ASCII only."""
+    authorization: str | None = field(repr=False)
+    """Basic credentials from the userinfo (RFC 7617)."""
+    origin: tuple[str, str, int]
+    """Scheme, host, port: credentials stay within it (RFC 6454)."""
+    safe: str
+    """For messages."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, or the host where there is none."""
+        return unquote(urlsplit(self.safe).path.rstrip("/").rpartition("/")[2]) or self.origin[1]
+
+
+def parse_url(url: object) -> Url:
+    """Raises HctefUrlError: not an http(s) URL, or one that no request can be made of (RFC 3986)."""
+    if not isinstance(url, str):
+        raise HctefUrlError(f"a URL must be a str (or a callable that returns one), not {type(url).__name__}")
+    if _FORBIDDEN.search(url):
+        raise HctefUrlError("the URL holds a space or a control character; percent-encode it")
+    if _SURROGATE.search(url):
+        raise HctefUrlError("the URL holds a lone surrogate, which no bytes stand for")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        # From None, here and below: what those errors say may be a part of a password.
+        raise HctefUrlError("not a valid URL: its host or port cannot be read") from None
+    scheme = parts.scheme.lower()
+    if scheme not in ("http", "https"):
+        raise HctefUrlError(f"not an http(s) URL: the scheme is {scheme[:20] or 'missing'!r}")
+    if not host:
+        raise HctefUrlError("not a valid URL: it names no host")
+    userinfo, _, location = parts.netloc.rpartition("@")
+    if "[" in location:
+        if not _LITERAL.fullmatch(location):
+            raise HctefUrlError("not a valid URL: its host is no IPv6 address in brackets")
+    else:
+        if not host.isascii():
+            host = _ascii_host(host)
+            location = f"{host}:{port}" if port is not None else host
+        _check_host(host)
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]|{}^`\"<>\\")
+    request = urlunsplit((scheme, location, path, query, ""))
+    authorization = None
+    if userinfo:
+        user, _, password = userinfo.partition(":")
+        pair = f"{unquote(user)}:{unquote(password)}".encode()
+        authorization = "Basic " + base64.b64encode(pair).decode("ascii")
+    names = [part.partition("=")[0] for part in parts.query.split("&") if "=" in part]
+    shown = "&".join(f"{name}=…" for name in names) or ("…" if parts.query else "")
+    safe = urlunsplit((scheme, location, path, "", "")) + (f"?{shown}" if shown else "")
+    return Url(request, authorization, (scheme, host.lower(), port or (443 if scheme == "https" else 80)), safe)
+
+
+def _ascii_host(host: str) -> str:
+    """A host name beyond ASCII as requests have it (RFC 5891, UTS 46). Raises HctefUrlError: nobody can tell."""
+    try:
+        import idna  # noqa: PLC0415  # for such names only; aiohttp brings it, urllib3 does not
+
+        return idna.encode(host, uts46=True, std3_rules=True).decode("ascii")
+    except ImportError as error:
+        message = "the URL's host is not ASCII, and the package idna is not installed: write the host as xn--…"
+        raise HctefUrlError(message) from error
+    except UnicodeError:
+        raise HctefUrlError("the URL's host is not ASCII, and no valid name: write it as xn--…") from None
+
+
+def _check_host(host: str) -> None:
+    """Raises HctefUrlError: it is too long, or has a label that is empty or too long (RFC 1035 section 2.3.4)."""
+    name = host.removesuffix(".")  # the root's
+    if len(name) > 253 or not all(0 < len(label) <= 63 for label in name.split(".")):
+        raise HctefUrlError("not a valid URL: of its host's labels one is empty or too long, or the host itself is")
