@@ -103,9 +103,19 @@ class Workers:
         self._count = 0
         self._patient = False
         """One of the threads waits for that."""
+        self._closed = False
+
+    def close(self, *, garbage: bool = False) -> None:
+        """Threads end when nothing is left to do, and are not kept for more. `garbage`: called by the garbage
+        collector, perhaps inside of a call of this object's: the idle ones hear of it when their time is over."""
+        self._closed = True
+        if not garbage:
+            with self._changed:
+                self._changed.notify_all()
 
     def submit(self, tasks: Sequence[Callable[[], None]], *, urgent: bool = False) -> None:
-        """Have them done soon, in this order; `urgent`: before those that wait already."""
+        """Have them done soon, in this order; `urgent`: before those that wait already. Raises RuntimeError: there is
+        no thread, and none can be started."""
         with self._changed:
             if urgent:
                 self._tasks.extendleft(reversed(tasks))
@@ -172,7 +182,7 @@ class Workers:
             with self._changed:
                 if not self._tasks:
                     self._idle += 1
-                    self._changed.wait_for(lambda: self._tasks, IDLE_SECONDS)
+                    self._changed.wait_for(lambda: self._tasks or self._closed, IDLE_SECONDS)
                     self._idle -= 1
                 if not self._tasks:
                     self._count -= 1
@@ -238,8 +248,12 @@ class Driver:
                     continue
                 try:
                     if type(step) is Detach:
-                        self._workers.submit([functools.partial(self.run, step.generator, exchange)])
+                        task = functools.partial(self.run, step.generator, exchange)
                         exchange = self.transport.exchange()
+                        try:
+                            self._workers.submit([task])
+                        except RuntimeError:  # no thread can be had: here, then
+                            task()
                         continue
                     value = self._perform(step, exchange)
                 except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
@@ -303,9 +317,8 @@ class Driver:
             others = claims[1:] if plan.claims else claims
             # What readers wait for first: threads that are idle, and warm connections, go to who comes first.
             for urgent in (True, False):
-                tasks = [functools.partial(self._transfer, claim) for claim in others if claim.urgent is urgent]
-                if tasks:
-                    self._workers.submit(tasks, urgent=urgent)
+                if chosen := [claim for claim in others if claim.urgent is urgent]:
+                    self._submit(chosen, urgent=urgent, own=plan.claims)
             for claim in plan.claims:
                 self._transfer(claim)
             for claim in plan.claims:
@@ -331,7 +344,19 @@ class Driver:
             return
         follows = self.run(self.planner.transfer(claim, pipelined=self.transport.pipelines))
         if follows is not None:  # by way of the queue: what readers wait for comes first
-            self._workers.submit([functools.partial(self._transfer, follows)])
+            self._submit([follows])
+
+    def _submit(self, claims: Sequence[Claim], *, urgent: bool = False, own: Sequence[Claim] = ()) -> None:
+        """Have claims transferred in other threads. Where none can be had, they are given back, but those that this
+        thread brings in any case: who waits for them claims them anew."""
+        try:
+            self._workers.submit([functools.partial(self._transfer, claim) for claim in claims], urgent=urgent)
+        except RuntimeError:
+            log.warning("no thread can be started: nothing is fetched behind the reader")
+            with self.lock:
+                for claim in claims:
+                    if not claim.started and claim not in own:
+                        self.planner.give_back(claim)
 
     def close(self, *, garbage: bool = False) -> None:
         """Stop transfers, sleeps and waits. Returns at once; threads end by themselves.
@@ -346,6 +371,7 @@ class Driver:
             finally:
                 self.lock.release()
         self._closing.set()
+        self._workers.close(garbage=garbage)
         for exchange in list(self._active):
             exchange.abort()
 

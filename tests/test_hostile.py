@@ -149,8 +149,8 @@ def test_a_malformed_line_hides_nothing(range_server: RangeServer, url: str, lin
     """What stands behind it may say that the bytes are others than the file's."""
 
     def spoil(_: Request, reply: Reply) -> None:
-        name, _, value = line.partition(":")
-        reply.headers = {name: value, **reply.headers} if value else {f"X\r\n{line}\r\nY": "z", **reply.headers}
+        name, colon, value = line.partition(":")
+        reply.headers = {name: value, **reply.headers} if colon else {f"X\r\n{line}\r\nY": "z", **reply.headers}
 
     range_server.behave("f", after(1, spoil))
     with (

@@ -1,0 +1,64 @@
+"""The synchronous driver's threads: how many there are, how long, and what happens where there is none."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import hctef
+from tests.helpers import pattern, wait_until
+from tests.range_server import RangeServer, slow
+
+SIZE = 3_000_000
+DATA = pattern(SIZE)
+
+
+@pytest.fixture
+def url(range_server: RangeServer) -> str:
+    return range_server.add("f", DATA)
+
+
+def transfers() -> int:
+    return sum(thread.name == "hctef-transfer" for thread in threading.enumerate())
+
+
+def test_a_closed_file_leaves_no_threads(url: str) -> None:
+    """They would be kept for seconds, and pile up where many files are opened."""
+    before = transfers()
+    for _ in range(5):
+        with hctef.HttpFile(url, prefetch_bytes=0) as file:
+            file.read_ranges([(start, start + 10) for start in range(0, SIZE, 100_000)])
+            assert transfers() > before
+        wait_until(lambda: transfers() <= before, timeout=4.0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_without_any_thread_the_reader_brings_what_he_wants(
+    range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """As in a container that allows no more of them."""
+
+    proper = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        if self.name.startswith("hctef"):  # the server has its own
+            raise RuntimeError("can't start new thread")
+        proper(self)
+
+    range_server.behave("f", slow(0.005))  # a far line: its bytes are left to others
+    if not late:
+        monkeypatch.setattr(threading.Thread, "start", start)
+    options: dict[str, Any] = {"prefetch_bytes": 1 << 20}
+    with hctef.HttpFile(url, **options) as file, file.buffer as buf:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert file.read(2_000_000) == DATA[:2_000_000]
+        wanted = [(start, start + 10) for start in range(2_000_000, SIZE, 50_000)]
+        assert file.read_ranges(wanted) == [DATA[start:stop] for start, stop in wanted]
+        assert buf.prefetch([(0, SIZE)]) >= 0
+        assert buf[:] == DATA
+        for start_at in range(0, SIZE, 70_000):
+            buf.evict()
+            file.seek(start_at)
+            assert file.read(10) == DATA[start_at : start_at + 10]
