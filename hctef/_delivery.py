@@ -21,9 +21,10 @@ from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange
 from hctef._residency import Pager
+from hctef._slots import Slots
 from hctef._stats import Stats
 from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Wait
-from hctef._transfer import Requester, Sink, Slots
+from hctef._transfer import Requester, Sink
 from hctef._wishes import Wishes
 from hctef._wishing import Wishing
 from hctef.exceptions import HctefNetworkError

@@ -250,13 +250,10 @@ class _Plain:
         gathers = _LINUX and least >= WAKE_LEAST and type(sock) is socket.socket  # TLS has records of its own
         # Without a timeout it is recv that waits, which is woken only by so many bytes beyond those that it has taken.
         gathers = gathers and sock.gettimeout() is not None
-        if gathers:
-            # Not for the last segment: what is not taken yet is not acknowledged, where it is shorter than one, and it
-            # may be held back until then.
-            least = min(least, WAKE_MOST) - sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
-            gathers = least >= WAKE_LEAST
-        if not gathers:
-            least = 1
+        # Not for the last segment: what is not taken yet is not acknowledged, where it is shorter than one, and it may
+        # be held back until then.
+        least = min(least, WAKE_MOST) - sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) if gathers else 1
+        least = least if least >= WAKE_LEAST else 1
         self._wake_at(sock, least)
         try:
             count: int = sock.recv_into(room)

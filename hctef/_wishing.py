@@ -23,7 +23,8 @@ from hctef._options import Options
 from hctef._pages import PageTable
 from hctef._ranges import ByteRange
 from hctef._residency import Residency
-from hctef._transfer import Requester, Slots
+from hctef._slots import Slots
+from hctef._transfer import Requester
 from hctef._wishes import Wishes
 
 

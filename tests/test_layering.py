@@ -42,6 +42,7 @@ LAYERS = [
         "_gaps",
         "_wishes",
         "_steps",
+        "_slots",
         "_lanes",
         "_transfer",
         "_residency",
