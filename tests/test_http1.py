@@ -18,8 +18,9 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hctef
 from hctef._heads import alike, plain_head, template
-from hctef._http1 import STAGING
+from hctef._http1 import STAGING, _Plain
 from hctef._lanes import PIPELINED_MOST
 from hctef._options import Options
 from hctef._pools import plain_pools
@@ -27,6 +28,8 @@ from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import Send
 from hctef._urllib3 import Urllib3Exchange, Urllib3Transport, translate
+from tests.helpers import pattern
+from tests.nginx_server import NginxServer
 
 BODY = bytes(range(10))
 HEAD = (
@@ -546,3 +549,21 @@ def test_bytes_that_are_gathered_come_without_a_timeout_too() -> None:
         while count < 40000:
             count += exchange.receive_into(room[count:], 40000 - count)
         exchange.drop()
+
+
+def test_the_last_segment_is_not_waited_for(nginx: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not taken yet is not acknowledged, and nginx (tcp_nopush) holds the rest back for that: for 40 ms."""
+    seen: list[tuple[int, int, int]] = []
+    receive = _Plain.receive
+
+    def recorded(self: Any, room: memoryview, least: int) -> int:
+        count = receive(self, room, least)
+        seen.append((least, self.wakes_at, self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)))
+        return count
+
+    monkeypatch.setattr(_Plain, "receive", recorded)
+    data = pattern(3_000_000)
+    with hctef.HttpFile(nginx.add("segments", data)) as file:
+        assert file.read() == data
+    assert all(wakes == 1 or wakes + segment <= least for least, wakes, segment in seen)
+    assert any(wakes > 1 for _, wakes, _ in seen)
