@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import hctef
+from hctef._ranges import ByteRange
 from tests.helpers import pattern, wait_until
 from tests.nginx_server import NginxServer
 
@@ -21,6 +22,7 @@ if not hctef.paging_support():
     pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
 
 from hctef.pager.client import Client
+from hctef.pager.link import Link
 
 
 def threads() -> list[threading.Thread]:
@@ -99,6 +101,15 @@ def test_ctrl_c_while_the_thread_starts(client: Client, monkeypatch: pytest.Monk
     with client._guard:
         client._start()
     wait_until(lambda: threads() == [client._thread])
+
+
+def test_a_reply_that_is_none(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a prefetch is told, whatever was answered."""
+    link = Link(client, SimpleNamespace(base=0, length=0, uffd=-1, memfd=-1), {"link": "a"}, -1)  # type: ignore[arg-type]
+    replies: list[Any] = [{}, None]
+    for reply in replies:
+        monkeypatch.setattr(client, "ask", lambda link, message, future, reply=reply: future.set_result(reply))
+        assert isinstance(link.prefetch([ByteRange(0, 1)], wait=True).exception(0), KeyError | TypeError)
 
 
 END = """

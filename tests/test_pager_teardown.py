@@ -131,7 +131,7 @@ def test_a_worker_lets_go_when_no_call_is_under_way(end: str) -> None:
     for sock in (mine, other, control, supervisors, *worker._state.clients.values()):
         sock.close()
     assert ("a", 1) not in worker._departures
-    assert not worker._departures.clients
+    assert not worker._departures._left
     assert isinstance(worker._state.clients[2], socket.socket)
     worker._selector.close()
     os.close(worker._wake)
@@ -172,3 +172,35 @@ def test_a_message_whose_descriptors_found_no_room() -> None:
     os.close(worker._wake)
     for sock in (mine, its, control, supervisors):
         sock.close()
+
+
+def test_no_number_is_given_to_two_clients() -> None:
+    """A call of a child that has ended may still be answered: not to the next child, nor to one of the next worker."""
+    control, supervisors = wire.pair()
+    mine, its = wire.pair()
+    socks = [mine, its, control, supervisors]
+
+    def welcome(worker: Worker) -> int:
+        ends = wire.pair()
+        socks.extend(ends)
+        worker._handle(1, {"op": "client"}, [os.dup(ends[1].fileno())])
+        return max(worker._state.clients)
+
+    kept = State({1: mine})
+    worker = Worker(State({1: mine}), control, again=False)
+    numbers = []
+    for _ in range(2):
+        numbers.append(welcome(worker))
+        worker._leave(numbers[-1])
+    supervisors.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while (received := wire.receive(supervisors)) is not None:
+            kept.keep(*received)
+    other = Worker(kept, control, again=True)
+    numbers.append(welcome(other))
+    assert numbers == [2, 3, 4]
+    for sock in (*socks, other._state.clients[4]):
+        sock.close()
+    for each in (worker, other):
+        each._selector.close()
+        os.close(each._wake)

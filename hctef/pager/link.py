@@ -54,11 +54,12 @@ class Link:
         def came(_: Future[Any]) -> None:
             if next(left) > 0:
                 return
-            errors = [error for part in parts if (error := part.exception()) is not None]
-            if errors:
-                settle(total, error=errors[0])
-            else:
-                settle(total, sum(part.result()["count"] for part in parts))
+            try:
+                errors = [error for part in parts if (error := part.exception()) is not None]
+                count = 0 if errors else sum(part.result()["count"] for part in parts)
+            except Exception as error:  # noqa: BLE001  # whatever it is: nobody may wait for ever
+                errors, count = [error], 0
+            settle(total, count, errors[0] if errors else None)
 
         for part in parts:
             part.add_done_callback(came)

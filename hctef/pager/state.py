@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,12 +26,15 @@ class State:
     """By link: what `attach` said, and the descriptors [memfd, table]."""
     uffds: dict[tuple[str, int], int] = field(default_factory=dict)
     """By link and client: the descriptor of that process."""
+    last: int = 1
+    """The highest number that a client had. None is used twice: a call of one that has ended may be answered yet."""
     lost: bool = False
     """Something is missing here: there was no room for its descriptors. Clients tell the next worker all anew."""
 
     def keep(self, message: wire.Message, descriptors: list[int]) -> None:
         """Hold what a worker was told."""
         client, op = message["client"], message["op"]
+        self.last = max(self.last, client)
         if len(descriptors) < {"attach": 3, "rearm": 1, "client": 1}.get(op, 0):
             self.lost = True
             return
@@ -68,11 +71,6 @@ class Departures:
         """By link and client: what is to be done when nothing fills that process's memory."""
         self._left: dict[int, socket.socket] = {}
         """Of clients: closed when nothing fills their memory, for their ends say so."""
-
-    @property
-    def clients(self) -> Iterable[int]:
-        """Those whose numbers are not to be given to others yet."""
-        return self._left
 
     def __contains__(self, process: tuple[str, int]) -> bool:
         """Whether a link's client is detached, and that is not over."""

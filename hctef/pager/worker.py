@@ -213,8 +213,9 @@ class Worker:
         self._answer(client, message, {})
 
     def _welcome(self, descriptors: list[int]) -> None:
-        client = max((*self._state.clients, *self._departures.clients), default=0) + 1
+        client = self._state.last + 1
         self._tell_supervisor({"op": "client", "client": client}, wire.taken(descriptors, 1))
+        self._state.last = client
         self._state.clients[client] = socket.socket(fileno=descriptors.pop(0))
         self._serve(client, self._state.clients[client])
 
