@@ -173,6 +173,21 @@ def child_goes_first(url: str) -> None:
     check(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0)
 
 
+def parent_lets_go_at_once(url: str) -> None:
+    """What the parent says of its end is heard before what the child says of its beginning, or after: both are well."""
+    for place in range(100_000, 110_000, 1000):
+        buf = hctef.RemoteBuffer(url)
+        words: Any = array_of(buf)
+        check(right(words, [5]))
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)  # seconds: with the GIL in a fault nothing else ends it
+            os._exit(0 if words[place] == place * FACTOR % 2**64 else 1)
+        buf.close()
+        del buf, words
+        check(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0)
+
+
 def raw_fork(url: str) -> None:
     """A fork that Python does not see: a touch is SIGSEGV, of what is there and of what is not, never zeros."""
     libc = ctypes.CDLL(None)
@@ -378,6 +393,7 @@ PROGRAMS: dict[str, Callable[[str], None]] = {
         pool,
         child,
         child_goes_first,
+        parent_lets_go_at_once,
         raw_fork,
         while_faulting,
         while_exporting,

@@ -294,6 +294,7 @@ PROGRAMS = [
     "not_allowed_in_the_child",
     "while_faulting",
     "child_goes_first",
+    "parent_lets_go_at_once",
     "while_exporting",
     "many_buffers",
     "pickled",

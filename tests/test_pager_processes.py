@@ -547,7 +547,6 @@ def test_a_worker_hears_nonsense() -> None:
                 {"op": "dance"},
                 {"op": "attach", "link": "a"},
                 {"op": "attach", "link": "a", "url": 7},
-                {"op": "rearm", "link": "b"},
                 {"op": "read", "link": "b", "start": 0, "stop": 1, "hold": None},
                 {"op": "read"},
                 {"op": "evict", "link": 5},

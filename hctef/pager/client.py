@@ -36,6 +36,9 @@ from hctef.pager.link import Link
 FORK_SECONDS = 10.0
 """Who forks does not wait longer for another to have forked."""
 
+JOIN_SECONDS = 1.0
+"""A forked child does not wait longer for its parent's helpers to have room for what it says."""
+
 
 class Client(Conversation):
     """The pager of this process."""
@@ -199,12 +202,17 @@ class Client(Conversation):
         with its, contextlib.suppress(OSError):
             poll = select.poll()
             poll.register(helpers.socket, select.POLLOUT)
-            poll.poll(1000)
+            poll.poll(1000 * JOIN_SECONDS)
             wire.send(helpers.socket, {"op": "client"}, [its.fileno()])
         self._helpers = Helpers(mine, shared=True)
-        for link in self._links.values():
-            self._take(Request(link, {"op": "rearm", "link": link.name, "base": link.place[0]}))
-        self._flush(self._helpers)  # here: who touches a page next may hold the GIL, and the thread say nothing
+        for link in self._links.values():  # with all that there is to say: the parent may be faster to let go of it
+            self._take(Request(link, link.message))
+        give_up = time.monotonic() + JOIN_SECONDS
+        while True:  # here: who touches a page next may hold the GIL, and the thread say nothing
+            self._flush(self._helpers)
+            if not self._helpers.sending or time.monotonic() >= give_up:
+                return
+            time.sleep(0.001)
 
 
 def _result(future: Future[Any], timeout: float) -> Any:

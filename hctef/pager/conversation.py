@@ -160,12 +160,12 @@ class Conversation:
     def _flush(self, helpers: Helpers) -> None:
         while helpers.sending:
             message, link = helpers.sending[0]
-            count = {"attach": 3, "rearm": 1}.get(message["op"], 0)
-            if count and not link.descriptors:  # its mapping has gone meanwhile
+            attaches = message["op"] == "attach"
+            if attaches and not link.descriptors:  # its mapping has gone meanwhile
                 helpers.sending.popleft()
                 continue
             try:
-                wire.send(helpers.socket, message, link.descriptors[:count])
+                wire.send(helpers.socket, message, link.descriptors if attaches else ())
             except BlockingIOError:
                 return
             except ConnectionError:  # it is gone, which is heard next
@@ -205,9 +205,6 @@ class Conversation:
             return
         link, op = request.link, request.message["op"]
         if error is not None and link.name in self._links:
-            if op == "rearm":  # the parent was faster to unmap it: what they need to know of it is here too
-                self._take(Request(link, link.message))
-                return
             if op == "attach" and request.future is None:  # it was attached once, so somebody may be blocked
                 wire.say(f"hctef: a new pager does not take over a file, which waits {REFUSED_SECONDS:g} s: {error}\n")
                 self._refused[link.name] = time.monotonic() + REFUSED_SECONDS
@@ -245,9 +242,6 @@ class Conversation:
             self._failed(error)
             return
         self._refused.clear()
-        for request in self._asked.values():
-            if request.message["op"] == "rearm":  # in words that these helpers understand
-                request.message = {**request.link.message, "id": request.message["id"]}
         self._attach_all(helpers)
         if self._helpers is None:
             self._helpers = helpers
@@ -279,7 +273,7 @@ class Conversation:
     def _ask_again(self, helpers: Helpers) -> None:
         """A new worker stands there, and knows what is attached; or was attached, for it may not have come so far."""
         for request in self._asked.values():
-            if "base" in request.message:
+            if request.message["op"] == "attach":
                 self._say(helpers, request)
         self._tell_rest(helpers)
 
@@ -289,7 +283,7 @@ class Conversation:
             for message in link.again():
                 self._say(helpers, Request(link, {**message, "id": next(self._ids)}))
         for request in self._asked.values():
-            if "base" not in request.message:
+            if request.message["op"] != "attach":
                 self._say(helpers, request)
 
     def _lost(self, helpers: Helpers) -> None:

@@ -161,8 +161,6 @@ class Worker:
         match message.get("op"):
             case "attach":
                 self._attach(client, message, descriptors)
-            case "rearm":
-                self._rearm(client, message, descriptors)
             case "client":
                 self._welcome(descriptors)
             case "detach":
@@ -187,7 +185,7 @@ class Worker:
     def _attach(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
         link = message["link"]
         if link in self._state.links:
-            self._rearm(client, message, descriptors)  # asked twice, or of forked children by different helpers
+            self._attach_also(client, message, descriptors)
             return
         uffd, *others = wire.taken(descriptors, 3)
         self._resolve(link, message, others)  # first: what cannot be done is not to be done by the next worker either
@@ -201,7 +199,8 @@ class Worker:
         self._state.links[link] = message, others
         self._answer(client, message, {})
 
-    def _rearm(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
+    def _attach_also(self, client: int, message: wire.Message, descriptors: list[int]) -> None:
+        """What is attached already: a forked child maps it too, or it is asked twice."""
         link = message["link"]
         resolver = self._resolver(message)
         if (link, client) not in self._state.uffds:
