@@ -32,6 +32,7 @@ from hctef._raw import address
 from hctef._shared_memory import (
     allow_reading,
     below,
+    do_not_dump,
     do_not_fork,
     immortal,
     memfd,
@@ -90,6 +91,7 @@ class Mapping:
         opened = _uffd.open_uffd(user_mode_only=self.user_mode_only)
         try:
             do_not_fork(self.base, self.length)
+            do_not_dump(self.base, self.length)
             no_huge_pages(self.base, self.length)  # khugepaged before Linux 6.4 fills holes
             can = _uffd.register(opened.fd, self.base, self.length)
             allow_reading(self.base, self.length)

@@ -1,7 +1,8 @@
-"""Anonymous mappings that take memory only where they are written, however large."""
+"""Anonymous mappings that take memory only where they are written, however large, and are in no core dump."""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
@@ -15,6 +16,10 @@ _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 def anonymous(size: int) -> mmap.mmap:
     """`size` bytes of zeros (at least one), private. Raises OSError where there is no such address space."""
     try:
-        return mmap.mmap(-1, max(size, 1), flags=_ANONYMOUS | _NORESERVE)
+        found = mmap.mmap(-1, max(size, 1), flags=_ANONYMOUS | _NORESERVE)
     except (OverflowError, ValueError) as error:
         raise OSError(f"{size} bytes are more than can be mapped") from error
+    if hasattr(mmap, "MADV_DONTDUMP"):
+        with contextlib.suppress(OSError):  # what a kernel without it does: a dump looks at each page, absent ones too
+            found.madvise(mmap.MADV_DONTDUMP)
+    return found

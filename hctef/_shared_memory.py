@@ -19,7 +19,7 @@ _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; the os 
 
 _NOWHERE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE; mmap has it from 3.13 on
 _FIXED, _FIXED_NOREPLACE = 0x10, 0x100000
-_DONTFORK, _NOHUGEPAGE = 10, 15
+_DONTFORK, _NOHUGEPAGE, _DONTDUMP = 10, 15, 16
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -154,6 +154,11 @@ def do_not_fork(at: int, size: int) -> None:
 def no_huge_pages(at: int, size: int) -> None:
     """Have a mapping's pages stay small. A kernel that has no huge pages says no, and means the same."""
     _libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), _NOHUGEPAGE)
+
+
+def do_not_dump(at: int, size: int) -> None:
+    """Leave a mapping out of core dumps: for one of 64 GiB the kernel would look for 95 s at what is not there."""
+    _libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(size), _DONTDUMP)
 
 
 def _error() -> OSError:

@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -343,6 +344,22 @@ def test_an_arena_takes_memory_only_where_it_is_filled(size: int) -> None:
     assert os.fstat(arena.mapping.memfd).st_blocks * 512 == PAGE
     arena.evict(tail, size)
     assert os.fstat(arena.mapping.memfd).st_blocks == 0
+
+
+def flags(at: int) -> list[str]:
+    """What the kernel says of the mapping that an address lies in."""
+    for entry in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
+        first, last = (int(part, 16) for part in entry.split(" ", 1)[0].split("-"))
+        if first <= at < last:
+            return entry.split("VmFlags:")[1].split()
+    return []
+
+
+def test_no_core_dump_has_what_is_mapped(user_mode_only: bool) -> None:
+    """The kernel would look at every page of a file, however large: it took minutes."""
+    arena, other = FaultingArena(1 << 30, user_mode_only=user_mode_only), anonymous(1 << 30)
+    assert "dd" in flags(arena.mapping.base)
+    assert "dd" in flags(address(other))
 
 
 LOCKED = """
