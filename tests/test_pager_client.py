@@ -103,6 +103,59 @@ def test_ctrl_c_while_the_thread_starts(client: Client, monkeypatch: pytest.Monk
     wait_until(lambda: threads() == [client._thread])
 
 
+def test_ctrl_c_while_a_fork_waits_for_the_thread(client: Client) -> None:
+    """It goes on to rest while the process forks, and another one serves afterwards."""
+    with client._guard:
+        client._start()
+    first: Any = client._thread
+    join = first.join
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    first.join = interrupted
+    with pytest.raises(KeyboardInterrupt):  # which os.fork() shows, and forks
+        client.before_fork()
+    assert client._thread is None
+    assert client._running.acquire(blocking=False)  # else the first one runs yet
+    client._running.release()
+    join()
+    client.after_fork_in_parent()
+    wait_until(lambda: threads() == [client._thread] != [first])
+
+
+def test_a_thread_that_is_no_more(client: Client) -> None:
+    """However it ended: who asks has another."""
+    link: Any = SimpleNamespace(name="a")
+    for _ in range(2):
+        client._thread = threading.Thread()
+        future: Future[Any] = Future()
+        client.ask(link, {"op": "read"}, future)
+        assert isinstance(future.exception(10), hctef.PagerError)
+        client.before_fork()
+        client._thread = threading.Thread()
+        client.after_fork_in_parent()
+        wait_until(lambda: threads() == [client._thread])
+        client.before_fork()
+        client.after_fork_in_parent()
+
+
+def test_a_handler_forks_while_the_thread_starts(client: Client) -> None:
+    """The thread waits for who started it, who waits for the thread."""
+
+    def start() -> None:
+        with client._guard:
+            client._start()
+            client.before_fork()
+            client.after_fork_in_parent()
+
+    other = threading.Thread(target=start, daemon=True)
+    other.start()
+    other.join(10)
+    assert not other.is_alive()
+    wait_until(lambda: threads() == [client._thread])
+
+
 def test_a_reply_that_is_none(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a prefetch is told, whatever was answered."""
     link = Link(client, SimpleNamespace(base=0, length=0, uffd=-1, memfd=-1), {"link": "a"}, -1)  # type: ignore[arg-type]

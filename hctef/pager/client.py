@@ -48,6 +48,8 @@ class Client(Conversation):
         self._guard = threading.RLock()  # a signal's handler may fork, or ask, in the thread that holds it
         """Held for a moment, to start the thread and to end it; never where an answer is waited for."""
         self._thread: threading.Thread | None = None
+        self._running = threading.RLock()
+        """Held by the thread as long as it runs: no two do at once."""
         self._stop = False
         self._forking = threading.RLock()
         """Held from before a fork until after it: threads that fork at once do so one after the other."""
@@ -74,7 +76,7 @@ class Client(Conversation):
             raise PagerError("the interpreter ends, and its pager's thread with it")
         with self._guard:
             self._posted.append(Request(link, {**message, "link": link.name}, future))
-            if self._thread is None and (not self._forks or threading.get_ident() in self._forks):
+            if self._rests() and (not self._forks or threading.get_ident() in self._forks):
                 try:
                     self._start()
                 except RuntimeError as error:  # the system has no more threads, or the interpreter ends
@@ -94,19 +96,37 @@ class Client(Conversation):
     def _start(self) -> None:
         """With the guard. Raises RuntimeError; and KeyboardInterrupt, when the thread may begin later."""
         self._stop = False
-        self._thread = threading.Thread(target=self._run, name="hctef-pager", daemon=True)
+        self._thread = thread = threading.Thread(target=self._run, name="hctef-pager", daemon=True)
         try:
-            self._thread.start()
+            thread.start()
         except BaseException:  # raised again
-            self._thread = None
+            if self._thread is thread:
+                self._thread = None
             raise
+
+    def _rests(self) -> bool:
+        """With the guard: whether there is no thread."""
+        return self._thread is None or not self._thread.is_alive()
 
     # the thread
 
     def _run(self) -> None:
-        with self._guard:
-            if self._thread is not threading.current_thread():  # whoever started it was interrupted: another may have
-                return
+        if self._is_wanted():
+            with self._running:
+                if self._is_wanted():
+                    self._converse()
+
+    def _is_wanted(self) -> bool:
+        """In a thread that begins: not where whoever started it was interrupted, for another may have begun."""
+        while not self._guard.acquire(timeout=0.05):
+            if self._stop:  # a signal's handler forks in who starts it, and waits for it
+                return False
+        try:
+            return self._thread is threading.current_thread()
+        finally:
+            self._guard.release()
+
+    def _converse(self) -> None:
         while True:  # one turn at least: who forks again and again does not keep all from being said
             try:
                 self._turn(wait=not self._stop)
@@ -154,11 +174,22 @@ class Client(Conversation):
             return
         self._stop = True
         self._poke()
-        with contextlib.suppress(RuntimeError):  # a signal's handler forks in the midst of its start
-            thread.join()
-        with self._guard:
-            if self._thread is thread:
-                self._thread = None
+        try:
+            with contextlib.suppress(RuntimeError):  # a signal's handler forks in the midst of its start
+                thread.join()
+        finally:
+            self._ended(thread)
+
+    def _ended(self, thread: threading.Thread) -> None:
+        """The thread ends: see it out, however often Ctrl-C is pressed meanwhile. Its own word for it does not do: when
+        a `join` was interrupted, Python 3.12 takes a thread for ended that runs."""
+        try:
+            with self._running, self._guard:
+                if self._thread is thread:
+                    self._thread = None
+        except BaseException:  # raised again
+            self._ended(thread)
+            raise
 
     def after_fork_in_parent(self) -> None:
         if self._helpers is not None and self._links:
@@ -167,7 +198,7 @@ class Client(Conversation):
             self._forks.remove(threading.get_ident())
             self._forking.release()
         with self._guard, contextlib.suppress(RuntimeError):  # the next request starts it
-            if self._thread is None and not self._forks and (self._stop or self._posted):
+            if self._rests() and not self._forks and (self._stop or self._posted):
                 self._start()
 
     def in_child(self, parent: Client, alive: list[Mapping]) -> None:
