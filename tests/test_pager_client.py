@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -15,13 +17,15 @@ import pytest
 
 import hctef
 from hctef._ranges import ByteRange
-from tests.helpers import pattern, wait_until
+from tests.helpers import descriptors, pattern, wait_until
 from tests.nginx_server import NginxServer
+from tests.pager_programs import children
 
 if not hctef.paging_support():
     pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
 
 from hctef.pager.client import Client
+from hctef.pager.helpers import start_helpers
 from hctef.pager.link import Link
 
 
@@ -163,6 +167,22 @@ def test_a_reply_that_is_none(client: Client, monkeypatch: pytest.MonkeyPatch) -
     for reply in replies:
         monkeypatch.setattr(client, "ask", lambda link, message, future, reply=reply: future.set_result(reply))
         assert isinstance(link.prefetch([ByteRange(0, 1)], wait=True).exception(0), KeyError | TypeError)
+
+
+@pytest.mark.parametrize("where", ["socketpair", "pidfd_open"])
+def test_no_descriptor_for_a_helper(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error to who asked; neither a descriptor is left, nor a child that nobody waits for."""
+    wait_until(lambda: not children(os.getpid()))
+    before = descriptors()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(socket if where == "socketpair" else os, where, refuse)
+    with pytest.raises(hctef.PagerError, match="too many open files"):
+        start_helpers()
+    assert not children(os.getpid())
+    assert descriptors() == before
 
 
 END = """

@@ -77,32 +77,50 @@ class Helpers:
 
 def start_helpers() -> Helpers:
     """Start a supervisor, which forks the worker. Raises PagerError: it cannot be."""
-    mine, its = wire.pair()
-    with its:
-        mine.setblocking(False)
-        number = its.fileno()
-        code = f"import sys; sys.path[:] = {_path()!r}; from hctef.pager.supervisor import main; main({number})"
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, number, number),  # to the same number: it survives the exec
-        ]
-        if sys.__stderr__ is None:  # 2 was closed when we began: it is closed, or somebody's file
-            actions.insert(0, (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
+    try:
+        mine, its = wire.pair()
         try:
-            pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", code],
-                _environment(),
-                file_actions=actions,
-                setsid=True,
-                setsigmask=(),
-                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-            )
-            return Helpers(mine, high(os.pidfd_open(pid)), time.monotonic() + START_SECONDS)
-        except (OSError, ValueError, NotImplementedError) as error:
+            with its:
+                mine.setblocking(False)
+                pidfd = _descriptor(_spawn(its.fileno()))
+        except BaseException:  # raised again
             mine.close()
-            raise PagerError(f"the pager's process cannot be started: {error}") from error
+            raise
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise PagerError(f"the pager's process cannot be started: {error}") from error
+    return Helpers(mine, pidfd, time.monotonic() + START_SECONDS)
+
+
+def _spawn(number: int) -> int:
+    """A supervisor that talks by descriptor `number`. Raises OSError, ValueError, NotImplementedError."""
+    code = f"import sys; sys.path[:] = {_path()!r}; from hctef.pager.supervisor import main; main({number})"
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_DUP2, number, number),  # to the same number: it survives the exec
+    ]
+    if sys.__stderr__ is None:  # 2 was closed when we began: it is closed, or somebody's file
+        actions.insert(0, (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", code],
+        _environment(),
+        file_actions=actions,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+    )
+
+
+def _descriptor(pid: int) -> int:
+    """Of a child that was just started. Raises OSError: there is no room for one, and the child is no more."""
+    try:
+        return high(os.pidfd_open(pid))
+    except OSError:
+        with contextlib.suppress(OSError):  # the program waits for all children, or ignores SIGCHLD
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        raise
 
 
 def _path() -> list[str]:
