@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
 import subprocess
@@ -25,6 +26,7 @@ if not hctef.paging_support():
     pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
 
 from hctef.pager.client import Client
+from hctef.pager.conversation import Request
 from hctef.pager.helpers import start_helpers
 from hctef.pager.link import Link
 
@@ -182,6 +184,36 @@ def test_no_descriptor_for_a_helper(where: str, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(hctef.PagerError, match="too many open files"):
         start_helpers()
     assert not children(os.getpid())
+    assert descriptors() == before
+
+
+def test_a_mapping_goes_when_no_thread_runs(client: Client) -> None:
+    """Its descriptors, and the memory of a file, go with it: nobody is there who would fill it, or close them later."""
+    before = descriptors()
+
+    def unmapped(*, asked: bool = False) -> Link:
+        uffd, memfd, table = (os.memfd_create(name) for name in "abc")
+        mapping: Any = SimpleNamespace(base=0, length=4096, uffd=uffd, memfd=memfd)
+        link = Link(client, mapping, {"link": "a"}, table)
+        client._posted.extend([Request(link, {"op": "attach"})] * asked)
+        link.unmapped(mapping, mmap.mmap(-1, 4096))
+        return link
+
+    assert unmapped().room is None
+    assert descriptors() == before
+    assert not client._posted
+    left: Any = SimpleNamespace()
+    client._left = [left]  # the thread rests while another one forks: they may fill it
+    link = unmapped()
+    assert link.room is not None
+    assert client._posted.pop().link is link
+    client._left = []
+    link.close()
+    link = unmapped(asked=True)
+    assert link.room is not None
+    assert [request.message["op"] for request in client._posted] == ["attach", "detach"]
+    client._posted.clear()
+    link.close()
     assert descriptors() == before
 
 

@@ -86,7 +86,12 @@ class Client(Conversation):
 
     def tell(self, link: Link, message: wire.Message) -> None:
         """Say what needs no answer, soon. Takes no lock: the garbage collector may call it anywhere."""
-        self._posted.append(Request(link, {**message, "link": link.name}))
+        request = Request(link, {**message, "link": link.name})
+        self._posted.append(request)
+        if message["op"] == "detach" and self._thread is None and self._alone(link):
+            with contextlib.suppress(ValueError):  # a thread that began just now has taken it
+                self._posted.remove(request)
+                link.close()
         self._poke()
 
     def _poke(self) -> None:
@@ -152,9 +157,11 @@ class Client(Conversation):
         if self._left or not self._guard.acquire(blocking=False):
             return False
         try:
+            self._thread = None  # first: what is posted from now on is posted by who sees that
             if self._posted:
+                self._thread = threading.current_thread()
                 return False
-            self._thread, self._idle_since = None, None
+            self._idle_since = None
             return True
         finally:
             self._guard.release()

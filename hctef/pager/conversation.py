@@ -104,6 +104,11 @@ class Conversation:
                 helpers.reap()
                 helpers.orphaned = True
 
+    def _alone(self, link: Link) -> bool:
+        """Whether there is nobody who could fill anything of a link, or was asked to."""
+        asked = any(request.link is link and request.message["op"] == "attach" for request in list(self._posted))
+        return not (asked or self._links or self._helpers or self._next or self._left)
+
     def _current(self) -> list[Helpers]:
         return [helpers for helpers in (self._helpers, self._next) if helpers is not None]
 
@@ -228,9 +233,7 @@ class Conversation:
         for left in self._left:
             if left.socket.fileno() >= 0:  # its end is the answer
                 left.ending[next(self._ids)] = link.room
-        link.room = None
-        descriptors, link.descriptors = link.descriptors, []
-        wire.close(descriptors)
+        link.close()
 
     # helpers
 

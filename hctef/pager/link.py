@@ -96,6 +96,12 @@ class Link:
         self.mapping = None
         self.client.tell(self, {"op": "detach"})
 
+    def close(self) -> None:
+        """The pager was told that the mapping is gone, or there is none."""
+        self.room = None
+        descriptors, self.descriptors = self.descriptors, []
+        wire.close(descriptors)
+
     def _ask(self, message: wire.Message) -> Future[Any]:
         future: Future[Any] = Future()
         self._waiting.add(future)
