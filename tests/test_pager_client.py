@@ -28,7 +28,7 @@ if not hctef.paging_support():
 from hctef.pager.client import Client
 from hctef.pager.conversation import Request
 from hctef.pager.helpers import start_helpers
-from hctef.pager.link import Link
+from hctef.pager.link import Link, settle
 
 
 def threads() -> list[threading.Thread]:
@@ -215,6 +215,19 @@ def test_a_mapping_goes_when_no_thread_runs(client: Client) -> None:
     client._posted.clear()
     link.close()
     assert descriptors() == before
+
+
+def test_an_answer_to_who_gave_up(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is told, neither by an exception nor in a log."""
+    answered: Future[int] = Future()
+    cancelled: Future[int] = Future()
+    answered.set_result(1)
+    cancelled.cancel()
+    for future in (answered, cancelled, None):
+        settle(future, 2)
+        settle(future, error=OSError())
+    assert answered.result() == 1
+    assert not caplog.records
 
 
 END = """

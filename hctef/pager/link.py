@@ -119,11 +119,9 @@ class Link:
 
 def settle(future: Future[Any] | None, result: Any = None, error: BaseException | None = None) -> None:
     """Have a future done, unless it is: who waits may have given it up at this moment."""
-    if future is None:
+    if future is None or future.done():
         return
-    with contextlib.suppress(InvalidStateError, RuntimeError):
-        if not future.set_running_or_notify_cancel():
-            return
+    with contextlib.suppress(InvalidStateError):
         if error is None:
             future.set_result(result)
         else:
