@@ -45,8 +45,8 @@ def array_of(buf: hctef.RemoteBuffer) -> Any:
     return np.frombuffer(buf, "<u8", count=len(buf) // 8)
 
 
-def in_child(run: Callable[[], object]) -> int:
-    """Run it in a forked child; an exception there is status 1. Returns the status, or minus the signal."""
+def forked(run: Callable[[], object]) -> int:
+    """Run it in a forked child; an exception there is status 1. Returns the child."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -57,7 +57,17 @@ def in_child(run: Callable[[], object]) -> int:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(status)
+    return pid
+
+
+def ended(pid: int) -> int:
+    """The status of a child, or minus the signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_child(run: Callable[[], object]) -> int:
+    """Run it in a forked child, as `forked`. Returns the status, or minus the signal."""
+    return ended(forked(run))
 
 
 def check(condition: object) -> None:
@@ -186,6 +196,34 @@ def parent_lets_go_at_once(url: str) -> None:
         buf.close()
         del buf, words
         check(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0)
+
+
+def view_in_the_child(url: str) -> None:
+    """What a view of before the fork shows is there for the child's system calls, though the parent lets go of its own;
+    and no longer than the child has the view."""
+    buf = hctef.RemoteBuffer(url, readahead="off", max_resident_bytes=4 << 20)
+    words, view = array_of(buf), buf.view(80_000, 160_000)
+    check(right(words, [5]))
+    expected, (begin, go), file = bytes(view), os.pipe(), os.memfd_create("file")
+    held = mappings()[0].mode == "user-mode-only"
+
+    def resident() -> bool:
+        return any(start <= 80_000 < stop for start, stop in buf.resident_ranges())
+
+    def run() -> None:
+        os.read(begin, 1)
+        wait_until(lambda: resident() == held)
+        check(os.write(file, view) == len(view))
+        check(os.pread(file, len(view), 0) == expected)
+        view.release()
+        buf.evict()
+        wait_until(lambda: not resident())
+
+    pid = forked(run)
+    view.release()
+    buf.evict()
+    os.write(go, b"x")
+    check(ended(pid) == 0)
 
 
 def raw_fork(url: str) -> None:
@@ -394,6 +432,7 @@ PROGRAMS: dict[str, Callable[[str], None]] = {
         child,
         child_goes_first,
         parent_lets_go_at_once,
+        view_in_the_child,
         raw_fork,
         while_faulting,
         while_exporting,

@@ -292,6 +292,7 @@ PROGRAMS = [
     "child",
     "raw_fork",
     "not_allowed_in_the_child",
+    "view_in_the_child",
     "while_faulting",
     "child_goes_first",
     "parent_lets_go_at_once",
@@ -308,7 +309,7 @@ PROGRAMS = [
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_forks(url: str, mode: str, program: str) -> None:
     """What `memory_programs.py` says at each program: right bytes or a signal, never zeros."""
-    if mode != "full" and program not in PROGRAMS[:4]:
+    if mode != "full" and program not in PROGRAMS[:5]:
         pytest.skip("nothing in it depends on the mode, and it takes seconds")
     if program == "not_allowed_in_the_child" and (why := sandbox.why_not("eperm")) is not None:
         pytest.skip(why)

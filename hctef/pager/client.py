@@ -212,7 +212,9 @@ class Client(Conversation):
         """Take over what was mapped again here, and have the parent's helpers listen to it."""
         for link in list(parent._links.values()):
             mapping = link.mapping
-            link.client, link._holds, link._waiting = self, {}, set()
+            link.client, link._waiting = self, set()
+            if mapping is None or mapping.mode != "user-mode-only":  # there views are for system calls, here too
+                link._holds.clear()
             if mapping is not None and mapping in alive:
                 link.descriptors[0] = mapping.uffd
                 self._links[link.name] = link
@@ -245,6 +247,7 @@ class Client(Conversation):
         self._helpers = Helpers(mine, shared=True)
         for link in self._links.values():  # with all that there is to say: the parent may be faster to let go of it
             self._take(Request(link, link.message))
+        self._tell_rest(self._helpers)  # what is held
         give_up = time.monotonic() + JOIN_SECONDS
         while True:  # here: who touches a page next may hold the GIL, and the thread say nothing
             self._flush(self._helpers)
