@@ -7,6 +7,8 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from decimal import Decimal
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -201,6 +203,40 @@ def test_policies_and_pools_come_as_they_went() -> None:
     other.pool.connection_from_host("example.test", 80)  # it can be hashed, as its pools' keys must
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sets"),
+    [
+        ({"total": 3}, {"status_forcelist": []}),
+        ({"total": False}, {"status_forcelist": []}),
+        ({"total": 5, "allowed_methods": None}, {"allowed_methods": None}),
+        ({"total": 5, "allowed_methods": False}, {"allowed_methods": False}),
+        ({"total": 5, "allowed_methods": {"GET", "HEAD"}}, {"allowed_methods": ["GET", "HEAD"]}),
+        ({"status_forcelist": {503, 429}}, {"status_forcelist": [429, 503]}),
+        ({"status_forcelist": [503, 429]}, {"status_forcelist": [429, 503]}),
+        ({"status_forcelist": frozenset({HTTPStatus.BAD_GATEWAY})}, {"status_forcelist": [502]}),
+        ({"status_forcelist": range(500, 503)}, {"status_forcelist": [500, 501, 502]}),
+        ({"remove_headers_on_redirect": ()}, {"remove_headers_on_redirect": []}),
+    ],
+    ids=str,
+)
+def test_policies_come_as_they_went(arguments: dict[str, Any], sets: dict[str, Any]) -> None:
+    """In the forms that programs give them: an empty set is one as well, None and False are none."""
+    retry = urllib3.Retry(**arguments)
+    options = Options(retries=retry)
+    assert wire.why_not("http://example.test", options) is None
+    message = json.loads(json.dumps(wire.pack_source(parse_url("http://example.test/f"), None, options)))
+    assert {name: message["retries"][name] for name in sets} == sets
+    other = wire.unpack_source(message)[2].retries
+    assert (other.total, other.redirect, other.raise_on_redirect) == (
+        retry.total,
+        retry.redirect,
+        retry.raise_on_redirect,
+    )
+    for name in ("allowed_methods", "status_forcelist", "remove_headers_on_redirect"):
+        given, got = getattr(retry, name), getattr(other, name)
+        assert got == given if given in (None, False) else set(got) == set(given)
+
+
 class _OwnRetry(urllib3.Retry):
     """A caller's."""
 
@@ -212,6 +248,8 @@ class _OwnRetry(urllib3.Retry):
         ("http://x.test", {"headers": dict}, "headers is a callable"),
         ("http://x.test", {"session": SimpleNamespace(request=None, connector=None)}, "session"),
         ("http://x.test", {"retries": _OwnRetry()}, "retries"),
+        ("http://x.test", {"retries": urllib3.Retry(Decimal(3))}, "an option has a value"),  # type: ignore[arg-type]
+        ("http://x.test", {"retries": urllib3.Retry(3, status_forcelist=[503, "504"])}, "an option has a value"),  # type: ignore[list-item]
         ("http://x.test", {"pool": SimpleNamespace(request=None, connection_from_url=None)}, "pool is of a class"),
         ("http://x.test", {"pool": urllib3.PoolManager(ssl_context=object())}, "ssl_context"),
     ],

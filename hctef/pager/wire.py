@@ -209,6 +209,10 @@ def why_not(source: UrlSource, options: Options) -> str | None:
             odd.append("the proxy's own TLS")
         if odd:
             return f"pool has settings that cannot be sent to another process: {', '.join(odd)}"
+    try:
+        json.dumps(_pack_options(options))
+    except (TypeError, ValueError) as error:  # said here: the client's thread serves other files too
+        return f"an option has a value that cannot be sent to another process: {error}"
     return None
 
 
@@ -231,10 +235,18 @@ def _pool_settings(pool: Any) -> dict[str, Any]:
 
 def pack_source(url: Url, target: Url | None, options: Options) -> Message:
     """The URL and the options of a file for which `why_not` is None."""
-    timeout, retries, pool = pool_timeout(options.timeout), options.retries, options.pool
-    found: Message = {name: getattr(options, name) for name in _SENT}
+    found = _pack_options(options)
     found["url"], found["authorization"] = url.request, url.authorization
     found["target"] = target.request if target else None
+    found["environment"] = _environment()
+    found["say_after"], found["say_every"] = SAY_AFTER, SAY_EVERY
+    return found
+
+
+def _pack_options(options: Options) -> Message:
+    """What `pack_source` says of the options. Values that JSON has not are left as they are."""
+    timeout, retries, pool = pool_timeout(options.timeout), options.retries, options.pool
+    found: Message = {name: getattr(options, name) for name in _SENT}
     found["headers"] = checked_headers(options.headers)
     found["timeout"] = (
         None
@@ -247,14 +259,17 @@ def pack_source(url: Url, target: Url | None, options: Options) -> Message:
     )
     if isinstance(retries, Retry):
         found["retries"] = {name: getattr(retries, name, None) for name in _RETRY} | {
-            name: value if not (value := getattr(retries, name, None)) else sorted(value) for name in _SETS
+            name: _pack_set(getattr(retries, name)) for name in _SETS
         }
     else:
         found["retries"] = retries
     found["pool"] = None if pool is None else _pool_settings(pool)
-    found["environment"] = _environment()
-    found["say_after"], found["say_every"] = SAY_AFTER, SAY_EVERY
     return found
+
+
+def _pack_set(value: Any) -> Any:
+    """One of Retry's sets: None and False mean any, and JSON has them; an empty set it has not."""
+    return value if value is None or value is False else sorted(value)
 
 
 def _environment() -> Message:
