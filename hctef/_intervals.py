@@ -31,6 +31,7 @@ class Claim:
     """
 
     __slots__ = (
+        "_room",
         "_waiting",
         "asked",
         "at",
@@ -73,11 +74,15 @@ class Claim:
         self.error: Exception | None = None
         """Why its transfer gave up: for whoever started it. Others that waited try themselves."""
         self._waiting: list[tuple[int, Future[None]]] = []
+        self._room = 16  # so many stand there before those that gave up are dropped
 
     def wait_for(self, stop: int) -> Future[None]:
         """A future that is done once the bytes before `stop` are committed, or the claim is given up."""
         future: Future[None] = Future()
         if self.open and self.at < stop:
+            if len(self._waiting) >= self._room:
+                self._waiting = [waiting for waiting in self._waiting if not waiting[1].cancelled()]
+                self._room = max(self._room, 2 * len(self._waiting))
             self._waiting.append((stop, future))
         else:
             future.set_result(None)

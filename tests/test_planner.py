@@ -417,6 +417,20 @@ def test_a_reader_far_away_waits_for_its_own_bytes_only() -> None:
     assert planner.pages.resident(0, 50 * PAGE)
 
 
+def test_who_gives_up_waiting_leaves_nothing() -> None:
+    """However many come and go while a claim's server stalls; who stays is woken."""
+    claim, staying = Claim(0, PAGE), []
+    for number in range(2000):
+        future = claim.wait_for(PAGE)
+        if number % 40 == 0:
+            staying.append(future)
+        else:
+            future.cancel()
+    assert len(claim._waiting) <= 2 * len(staying)
+    claim.advance(PAGE)
+    assert all(future.done() and not future.cancelled() for future in staying)
+
+
 CASES = [
     # (wanted (offset, length), options, expected requests), pages counted from 0
     ("one page becomes the minimum", [(0, 1)], {}, [(0, 2)]),
