@@ -187,7 +187,16 @@ class Remote:
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
         """See `Planner.stream`."""
-        return self.driver.iterate(self.planner.stream(start, stop))
+        pieces = self.driver.iterate(self.planner.stream(start, stop))
+        try:
+            while True:
+                with self.waiting():  # not around the yield: what the consumer does takes time of his own
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            pieces.close()
 
     def evict(self, start: int, stop: int) -> None:
         self._wait_for(self.planner.discard(start, stop))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -12,7 +13,9 @@ import ssl
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -412,6 +415,31 @@ def test_a_stream_may_be_thrown_away_while_the_lock_is_held(url: str) -> None:
         assert file.read(10) == DATA[500_000:500_010]
         assert not driver._abandoned
         assert not driver.planner.full
+
+
+def test_a_stream_whose_file_another_thread_closes(range_server: RangeServer, url: str) -> None:
+    """It says what a read says, also while it waits until it may ask the server again."""
+    file = hctef.HttpFile(url, prefetch_bytes=0)
+    range_server.behave("f", status(503, **{"Retry-After": "100"}))
+    with ThreadPoolExecutor(1) as pool:
+        piece = pool.submit(next, file.stream())
+        wait_until(lambda: file.stats.retries == 1)
+        file.close()
+        with pytest.raises(ValueError, match="closed file"):
+            piece.result(20)
+
+
+def test_a_stream_counts_the_time_it_waits(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what its consumer does between two pieces."""
+    with hctef.HttpFile(url, prefetch_bytes=0) as file:
+        before, now = file.stats.seconds_waited, itertools.count()
+        monkeypatch.setattr("hctef._remote.time", SimpleNamespace(perf_counter=lambda: next(now)))
+        pieces = 0
+        for _ in file.stream():
+            pieces += 1
+            for _ in range(1000):
+                next(now)
+        assert file.stats.seconds_waited - before == pieces + 1
 
 
 def test_who_waits_for_a_prefetch_waits_for_all_of_it(url: str) -> None:
