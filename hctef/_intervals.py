@@ -9,6 +9,7 @@ System", 1968). Not thread-safe: its owner holds the lock.
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from hctef._pages import PageTable
-from hctef._ranges import ByteRange, subtract
+from hctef._ranges import ByteRange
 
 if TYPE_CHECKING:
     from intervaltree import IntervalTree
@@ -147,18 +148,20 @@ def _wake(futures: Iterable[Future[None]]) -> None:
             future.set_result(None)
 
 
-_at = attrgetter("at")
+_at, _start = attrgetter("at"), attrgetter("start")
 
 
 class Pin:
     """Keeps the pages of `[start, stop)` from being evicted."""
 
-    __slots__ = ("brief", "start", "stop")
+    __slots__ = ("brief", "kept", "start", "stop")
 
     def __init__(self, start: int, stop: int, *, brief: bool) -> None:
-        """`brief`: for as long as a read takes. They are many and soon gone: looking through those of a moment costs
+        """`brief`: for as long as a read takes. They are many and soon gone: a sorted list of those of a moment costs
         less than to keep them in a tree."""
         self.start, self.stop, self.brief = start, stop, brief
+        self.kept: list[ByteRange] = []
+        """Extents that would have been evicted but for this pin. Nobody looks at them again before it goes."""
 
 
 class IntervalCache:
@@ -168,7 +171,8 @@ class IntervalCache:
         self._claims: list[Claim] = []  # by how far they are: what is still to come of them is disjoint
         self._whole: list[Claim] = []  # those that came whole and lay where others were claimed since
         self._held: IntervalTree | None = None
-        self._brief: set[Pin] = set()
+        self._brief: list[Pin] = []  # by where they begin
+        self._longest = 0  # of these, since there were none
         self._resident: deque[ByteRange] = deque()
 
     # in flight
@@ -226,7 +230,8 @@ class IntervalCache:
         """Keep `[start, stop)` from being evicted until `unpin` is given the result."""
         pin = Pin(start, stop, brief=brief)
         if brief:
-            self._brief.add(pin)
+            insort(self._brief, pin, key=_start)
+            self._longest = max(self._longest, stop - start)
         else:
             if self._held is None:
                 from intervaltree import IntervalTree  # noqa: PLC0415  # 5 ms of `import hctef`: few hold anything
@@ -238,15 +243,45 @@ class IntervalCache:
     def unpin(self, pin: Pin) -> None:
         """Once is enough; more does nothing."""
         if pin.brief:
-            self._brief.discard(pin)
+            brief = self._brief
+            first, last = bisect_left(brief, pin.start, key=_start), bisect_right(brief, pin.start, key=_start)
+            if pin in brief[first:last]:
+                del brief[brief.index(pin, first, last)]
+            if not brief:
+                self._longest = 0
         elif self._held is not None:
             self._held.discardi(pin.start, pin.stop, pin)
+        kept, pin.kept = pin.kept, []
+        self._resident += kept
 
     def unpinned(self, whole: ByteRange) -> Iterator[ByteRange]:
         """The parts of `whole` that no pin holds."""
-        pins = [(pin.begin, pin.end) for pin in self._held.overlap(*whole)] if self._held else []
-        pins += [(pin.start, pin.stop) for pin in self._brief]
-        return subtract(whole, sorted(pins))
+        return (part for part, pin in self._parts(whole) if pin is None)
+
+    def _parts(self, whole: ByteRange) -> Iterator[tuple[ByteRange, Pin | None]]:
+        """`whole` in parts, each with a pin that holds all of it, or None where there is none."""
+        at = whole.start
+        for pin in self._pins(whole):
+            if pin.start > at:
+                yield ByteRange(at, pin.start), None
+                at = pin.start
+            if pin.stop > at:
+                end = min(pin.stop, whole.stop)
+                yield ByteRange(at, end), pin
+                at = end
+            if at == whole.stop:
+                return
+        yield ByteRange(at, whole.stop), None
+
+    def _pins(self, whole: ByteRange) -> Iterator[Pin]:
+        """The pins that may hold bytes of `whole`, by where they begin."""
+        brief, held = self._brief, self._held
+        first = bisect_right(brief, whole.start - self._longest, key=_start)
+        last = bisect_left(brief, whole.stop, first, key=_start)
+        found = (brief[index] for index in range(first, last))
+        if not held:
+            return found
+        return heapq.merge(sorted((each.data for each in held.overlap(*whole)), key=_start), found, key=_start)
 
     # resident
 
@@ -256,7 +291,7 @@ class IntervalCache:
 
     def victims(self, pages: PageTable) -> Iterator[ByteRange]:
         """Unpinned parts of extents, those to evict first, first. The caller evicts each before it asks for the
-        next."""
+        next. What is pinned stays with its pin: it is looked at once, however often this is asked."""
         chances = len(self._resident)
         for _ in range(2 * chances):  # twice round clears every reference bit
             if not self._resident:
@@ -265,9 +300,9 @@ class IntervalCache:
             if pages.referenced(*extent):
                 self._resident.append(extent)
                 continue
-            free = list(self.unpinned(extent))
-            if free != [extent]:
-                self._resident.extend(subtract(extent, free))
+            free: list[ByteRange] = []
+            for part, pin in self._parts(extent):
+                (free if pin is None else pin.kept).append(part)
             while free:
                 part = free.pop(0)
                 try:

@@ -23,10 +23,11 @@ import hctef._lanes
 import hctef._wishes
 from hctef._arena import AnonymousArena
 from hctef._http import Head
-from hctef._intervals import Claim
+from hctef._intervals import Claim, IntervalCache, Pin
 from hctef._link import Link
 from hctef._opening import Opening
 from hctef._options import Options
+from hctef._pages import PageTable
 from hctef._planner import Planner
 from hctef._policy import Policy
 from hctef._ranges import PAGE, ByteRange, coalesce
@@ -429,6 +430,67 @@ def test_who_gives_up_waiting_leaves_nothing() -> None:
     assert len(claim._waiting) <= 2 * len(staying)
     claim.advance(PAGE)
     assert all(future.done() and not future.cancelled() for future in staying)
+
+
+EXTENTS = st.tuples(st.integers(0, 30), st.integers(1, 12)).map(lambda pair: ByteRange(pair[0], sum(pair)))
+
+
+@given(st.lists(st.tuples(EXTENTS, st.booleans(), st.booleans()), max_size=20), EXTENTS)
+def test_what_is_not_pinned(pins: list[tuple[ByteRange, bool, bool]], whole: ByteRange) -> None:
+    """Whatever pins there are, short and long, and were before."""
+    cache, held = IntervalCache(), set()
+    for extent, brief, gone in pins:
+        pin = cache.pin(*extent, brief=brief)
+        if gone:
+            cache.unpin(pin)
+            cache.unpin(pin)
+        else:
+            held |= set(range(*extent))
+    free = list(cache.unpinned(whole))
+    assert free == coalesce((at, at + 1) for at in set(range(*whole)) - held)
+
+
+class CountedPin(Pin):
+    """Counts how often one is looked at."""
+
+    looks = 0
+
+    @property
+    def stop(self) -> int:
+        CountedPin.looks += 1
+        return self._stop
+
+    @stop.setter
+    def stop(self, stop: int) -> None:
+        self._stop = stop
+
+
+class CountedPages(PageTable):
+    """The same for extents."""
+
+    looks = 0
+
+    def referenced(self, start: int, stop: int) -> bool:
+        CountedPages.looks += 1
+        return super().referenced(start, stop)
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_what_is_pinned_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, brief: bool) -> None:
+    """Each time something comes or is let go there is too much in memory, most of which many readers have pinned."""
+    monkeypatch.setattr("hctef._intervals.Pin", CountedPin)
+    cache, pages, count = IntervalCache(), CountedPages(200 * PAGE), 200
+    extents = [ByteRange(at * PAGE, (at + 1) * PAGE) for at in range(count)]
+    pins = [cache.pin(*extent, brief=brief) for extent in extents]
+    CountedPin.looks = CountedPages.looks = 0
+    for extent in extents:
+        cache.fetched(extent)
+        assert not list(cache.victims(pages))
+    for extent, pin in zip(extents, pins, strict=True):
+        cache.unpin(pin)
+        assert list(cache.victims(pages)) == [extent]
+    assert CountedPages.looks == 2 * count
+    assert CountedPin.looks < 10 * count
 
 
 CASES = [
