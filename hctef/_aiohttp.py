@@ -117,12 +117,10 @@ class AiohttpExchange:
         try:
             self._response = response = await self._transport.request(request)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise translate(error) from error
-        headers: dict[str, str] = {}
-        for name, value in response.headers.items():
-            key = name.lower()
-            headers[key] = f"{headers[key]}, {value}" if key in headers else value
-        return Head(response.status, headers)
+            failure = translate(error)
+        else:
+            return _head(response)
+        raise failure  # out here, without a context: aiohttp's error holds the URL and the request's headers
 
     async def receive(self, limit: int) -> bytes:
         response = self._response
@@ -136,7 +134,8 @@ class AiohttpExchange:
                 rest: bytes = response.content._read_nowait(limit)
                 if rest:
                     return rest
-            raise translate(error) from error
+            failure = translate(error)
+        raise failure  # as in `send`
 
     def drop(self) -> None:
         response, self._response = self._response, None
@@ -145,6 +144,14 @@ class AiohttpExchange:
 
     def abort(self) -> None:
         self.drop()
+
+
+def _head(response: aiohttp.ClientResponse) -> Head:
+    headers: dict[str, str] = {}
+    for name, value in response.headers.items():
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    return Head(response.status, headers)
 
 
 def client_timeout(timeout: Any) -> aiohttp.ClientTimeout:

@@ -1,0 +1,125 @@
+"""What a server may write on the wire that no library would, and what the asynchronous classes make of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import hctef
+from hctef.aio import AsyncHttpFile
+from tests.helpers import pattern, run_clean
+
+DATA = pattern(400_000)
+
+
+class RawServer:
+    """Answers each request with the bytes that `answer(head, connection)` returns; b'' closes the connection."""
+
+    def __init__(self, answer: Callable[[bytes, socket.socket], bytes]) -> None:
+        self.answer = answer
+        self.heads: list[bytes] = []
+        self.connections = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/f"
+        self._sockets = [self._socket]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                self._sockets.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        received = b""
+        with contextlib.suppress(OSError), connection:
+            while True:
+                while b"\r\n\r\n" not in received:
+                    piece = connection.recv(65_536)
+                    if not piece:
+                        return
+                    received += piece
+                head, _, received = received.partition(b"\r\n\r\n")
+                self.heads.append(head)
+                reply = self.answer(head, connection)
+                if not reply:
+                    return
+                connection.sendall(reply)
+
+    def close(self) -> None:
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., RawServer]]:
+    """Start a RawServer."""
+    servers = []
+
+    def start(answer: Callable[[bytes, socket.socket], bytes]) -> RawServer:
+        servers.append(RawServer(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def asked(head: bytes) -> tuple[int, int]:
+    """The half-open range of DATA that a request asks for."""
+    found = re.search(rb"(?im)^range: bytes=(\d*)-(\d*)", head)
+    assert found, head
+    first, last = found.groups()
+    if not first:
+        return len(DATA) - int(last), len(DATA)
+    return int(first), min(len(DATA), int(last) + 1)
+
+
+def part(start: int, stop: int, body: bytes | None = None, etag: bytes = b'"v1"') -> bytes:
+    """A 206 with `[start, stop)`."""
+    head = (
+        b"HTTP/1.1 206 Partial Content\r\nETag: %s\r\nContent-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\n\r\n"
+        % (etag, start, stop - 1, len(DATA), stop - start)
+    )
+    return head + (DATA[start:stop] if body is None else body)
+
+
+def related(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or in the handling of, shown or not."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_no_secret_in_a_traceback(serve: Any, late: bool) -> None:
+    """Nor within reach of what prints more than Python: aiohttp's errors hold the URL and the request's headers."""
+
+    def answer(head: bytes, _: socket.socket) -> bytes:
+        if late:
+            return (
+                b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-9/10\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcdefg\r\n"
+            )
+        return b"HTTP/1.1 206 P\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"
+
+    url = serve(answer).url.replace("http://", "http://user:PASSWORD@") + "?X-Amz-Signature=SIGNATURE"
+    headers = {"X-Api-Key": "TOKEN"}
+
+    async def main() -> None:
+        await AsyncHttpFile(url, headers=headers, retries=0).open()
+
+    with pytest.raises(hctef.HctefNetworkError) as caught:
+        run_clean(main)
+    text = "".join(traceback.format_exception(caught.value)) + "".join(map(repr, related(caught.value)))
+    assert not [word for word in ("SIGNATURE", "PASSWORD", "TOKEN", "dXNlcjpQQVNTV09SRA") if word in text]
