@@ -68,6 +68,7 @@ class AiohttpTransport:
             session = self._without_credentials()
             more["proxy"] = getattr(self.session, "_default_proxy", None)  # aiohttp shows it in no public way
             more["proxy_auth"] = getattr(self.session, "_default_proxy_auth", None)
+        self.close_spoilt()
         return await session.request(
             request.method,
             URL(request.url, encoded=True),
@@ -77,6 +78,13 @@ class AiohttpTransport:
             timeout=self.timeout,
             **more,
         )
+
+    def close_spoilt(self) -> None:
+        """Close idle connections on which more came than the response: aiohttp would take it for the next one's."""
+        for idle in getattr(self.session.connector, "_conns", {}).values():
+            for protocol, _ in idle:
+                if protocol.should_close:
+                    protocol.close()  # the connector passes over what is not connected
 
     def _without_credentials(self) -> aiohttp.ClientSession:
         """A session on the caller's connector without the headers, cookies and auth of the caller's session."""
@@ -141,6 +149,7 @@ class AiohttpExchange:
         response, self._response = self._response, None
         if response is not None:
             response.close()  # one that was read to its end has given its connection back before
+            self._transport.close_spoilt()
 
     def abort(self) -> None:
         self.drop()

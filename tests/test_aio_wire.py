@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import aiohttp
 import pytest
 
 import hctef
@@ -123,3 +125,39 @@ def test_no_secret_in_a_traceback(serve: Any, late: bool) -> None:
         run_clean(main)
     text = "".join(traceback.format_exception(caught.value)) + "".join(map(repr, related(caught.value)))
     assert not [word for word in ("SIGNATURE", "PASSWORD", "TOKEN", "dXNlcjpQQVNTV09SRA") if word in text]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("own", [True, False])
+def test_surplus_is_no_response(serve: Any, *, own: bool, late: bool) -> None:
+    """What a server sends after a response's end, with it or later, is never taken for the answer to what follows."""
+    at = 262_144
+    forged = part(at, at + 8192, b"E" * 8192)
+    spoilt: list[socket.socket] = []
+
+    def answer(head: bytes, connection: socket.socket) -> bytes:
+        start, stop = asked(head)
+        if spoilt or stop - start < 100_000:
+            return part(start, stop)
+        spoilt.append(connection)
+        return part(start, stop) + (b"" if late else forged)
+
+    server: RawServer = serve(answer)
+
+    async def main() -> None:
+        options: dict[str, Any] = {"prefetch_bytes": 0, "readahead": "off", "max_connections": 1}
+        async with contextlib.AsyncExitStack() as stack:
+            if not own:
+                options["session"] = await stack.enter_async_context(aiohttp.ClientSession())
+            file = await stack.enter_async_context(AsyncHttpFile(server.url, **options))
+            assert await file.read(131_072) == DATA[:131_072]
+            if late:
+                spoilt[0].sendall(forged)
+            await asyncio.sleep(0.1)
+            file.seek(at)
+            assert await file.read(100) == DATA[at : at + 100]
+            assert server.connections == 2
+            other = await stack.enter_async_context(AsyncHttpFile(server.url, **options))
+            assert await other.read(100) == DATA[:100]
+
+    run_clean(main)
