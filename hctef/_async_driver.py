@@ -51,7 +51,7 @@ class AsyncTransport(Protocol):
         """A new one; cheap."""
 
     async def close(self) -> None:
-        """Let go of what is not the caller's."""
+        """Let go of what is not the caller's: before it first waits, so that who is cancelled has let go too."""
 
 
 class AsyncDriver:
@@ -90,25 +90,41 @@ class AsyncDriver:
         return self._closing.is_set()
 
     async def let_go(self) -> None:
-        """One file less is open."""
+        """One file less is open: what is fetched beside the readers ends, and what is of no use any longer."""
         self.holds -= 1
-        await self._close_unused()
+        await self._apart(self._end_unused())
 
-    async def _close_unused(self) -> None:
-        if self.holds <= 0 and not self.closed:
-            await self.close()
+    async def _end_unused(self) -> None:
+        await self.stop_transfers()
+        if self._unused:
+            await self._end()
+
+    @property
+    def _unused(self) -> bool:
+        return self.holds <= 0 and not self._tasks and not self.closed
+
+    def _close_unused(self) -> None:
+        """Nobody waits for it: a reader that did could be cancelled with its result in hand."""
+        if self._unused:
+            self._apart(self._end())
 
     def forget(self) -> None:
-        """`let_go`, from the garbage collector: in the loop, where it still runs."""
+        """One file less is open, says the garbage collector: in the loop, where it still runs."""
         if self._loop.is_running():
-            self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(self.let_go())))
+            self._loop.call_soon_threadsafe(self._forget)
         elif not self.closed:
             warnings.warn("an asynchronous file was neither closed nor in a running event loop", ResourceWarning, 2)
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        """The loop refers to its tasks weakly."""
-        _leaving.add(task)
+    def _forget(self) -> None:
+        self.holds -= 1
+        self._close_unused()
+
+    def _apart(self, ending: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Begin at once, and go on though whoever waits for it is cancelled, again and again."""
+        task = asyncio.Task(ending, loop=self._loop, eager_start=True)
+        _leaving.add(task)  # the loop refers to its tasks weakly
         task.add_done_callback(_leaving.discard)
+        return asyncio.shield(task)
 
     async def run[T](self, generator: PlanGen[T], exchange: AsyncExchange | None = None) -> T:
         """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with."""
@@ -164,8 +180,7 @@ class AsyncDriver:
             exchange.drop()
             self._running -= 1
             self.holds -= 1
-            if not self._tasks:  # what a clone asked for in the background comes still: the last of it closes
-                await self._close_unused()
+            self._close_unused()  # what a clone asked for in the background comes still: the last of it closes
 
     async def _perform(self, step: Step, exchange: AsyncExchange) -> Any:
         match step:
@@ -260,8 +275,7 @@ class AsyncDriver:
         with self.lock:
             if claim.open and not claim.started:  # cancelled before its first step, it could not give it back itself
                 self.planner.cancel((claim,))
-        if self.holds <= 0 and not self._tasks and not self.closed:
-            self._keep(self._loop.create_task(self._close_unused()))
+        self._close_unused()
 
     async def _transfer(self, claim: Claim) -> None:
         try:
@@ -273,14 +287,19 @@ class AsyncDriver:
             self._carried.discard(claim)
 
     async def close(self) -> None:
-        """Stop what is in flight, and wait until it has stopped."""
+        """Stop what is in flight, and wait until it has stopped. Cancelled meanwhile, it stops all the same."""
+        await self._apart(self._end())
+
+    async def _end(self) -> None:
         self._closing.set()
         for sending in list(self._sending):
             sending.cancel()
         for exchange in list(self._active):
             exchange.abort()
-        await self.stop_transfers()
-        await self.transport.close()
+        try:
+            await self.stop_transfers()
+        finally:
+            await self.transport.close()
 
     async def stop_transfers(self) -> None:
         """End what is fetched beside the readers. Who waits for it finds its claims given back, and asks again."""

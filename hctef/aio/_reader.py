@@ -153,7 +153,6 @@ class AsyncReader(Reader):
         if remote.planner.closed:  # nobody has it open any longer
             await driver.close()
         elif owner:  # clones read on: no prefetch of this file's outlives it
-            await driver.stop_transfers()
             await driver.let_go()
 
     async def aclose(self) -> None:
