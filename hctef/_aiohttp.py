@@ -29,6 +29,22 @@ _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = wea
 """Session and number of users, by loop."""
 
 
+def close_spoilt(connector: aiohttp.BaseConnector | None) -> None:
+    """Close idle connections on which more came than the response: aiohttp would take it for the next one's."""
+    for idle in getattr(connector, "_conns", {}).values():
+        for protocol, _ in idle:
+            if protocol.should_close:
+                protocol.close()  # the connector passes over what is not connected
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Looks each time that aiohttp takes a connection: it tries a second one by itself where the first was closed."""
+
+    async def connect(self, *arguments: Any, **options: Any) -> Any:
+        close_spoilt(self)
+        return await super().connect(*arguments, **options)
+
+
 class AiohttpTransport:
     """Requests of one file in the running event loop."""
 
@@ -40,7 +56,7 @@ class AiohttpTransport:
         if self._own:
             shared = _sessions.get(self._loop)
             if shared is None or shared[0].closed:
-                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)  # the core counts connections
+                connector = _Connector(limit=0, ttl_dns_cache=300)  # the core counts connections
                 jar = aiohttp.DummyCookieJar()
                 session = aiohttp.ClientSession(
                     connector=connector,
@@ -64,11 +80,12 @@ class AiohttpTransport:
         if self._own:
             # Not by trust_env, which asks a thread at each request, and adds what ~/.netrc says.
             more["proxy"] = environment_proxy(request.url) or None
-        elif request.foreign:
-            session = self._without_credentials()
-            more["proxy"] = getattr(self.session, "_default_proxy", None)  # aiohttp shows it in no public way
-            more["proxy_auth"] = getattr(self.session, "_default_proxy_auth", None)
-        self.close_spoilt()
+        else:
+            close_spoilt(session.connector)
+            if request.foreign:
+                session = self._without_credentials()
+                more["proxy"] = getattr(self.session, "_default_proxy", None)  # aiohttp shows it in no public way
+                more["proxy_auth"] = getattr(self.session, "_default_proxy_auth", None)
         return await session.request(
             request.method,
             URL(request.url, encoded=True),
@@ -78,13 +95,6 @@ class AiohttpTransport:
             timeout=self.timeout,
             **more,
         )
-
-    def close_spoilt(self) -> None:
-        """Close idle connections on which more came than the response: aiohttp would take it for the next one's."""
-        for idle in getattr(self.session.connector, "_conns", {}).values():
-            for protocol, _ in idle:
-                if protocol.should_close:
-                    protocol.close()  # the connector passes over what is not connected
 
     def _without_credentials(self) -> aiohttp.ClientSession:
         """A session on the caller's connector without the headers, cookies and auth of the caller's session."""
@@ -149,7 +159,7 @@ class AiohttpExchange:
         response, self._response = self._response, None
         if response is not None:
             response.close()  # one that was read to its end has given its connection back before
-            self._transport.close_spoilt()
+            close_spoilt(self._transport.session.connector)
 
     def abort(self) -> None:
         self.drop()
