@@ -541,6 +541,20 @@ def test_clones_live_on(range_server: RangeServer, url: str) -> None:
     run_clean(main)
 
 
+def test_open_again(url: str) -> None:
+    """A file that was closed begins at its start, as HttpFile does; one that is open stays where it is."""
+
+    async def main() -> None:
+        file = AsyncHttpFile(url)
+        for _ in range(2):
+            async with file:
+                assert await file.read(100) == DATA[:100]
+                assert await file.open() is file
+                assert file.tell() == 100
+
+    run_clean(main)
+
+
 # loops
 
 

@@ -44,7 +44,7 @@ class AsyncReader(Reader):
         self._owner = False
 
     async def open(self) -> Self:
-        """Open: find the size and the validator. On an open file, nothing; a closed one is opened anew.
+        """Open: find the size and the validator. On an open file, nothing; a closed one is opened anew, at position 0.
 
         Raises:
             HctefNetworkError and its kinds: as `HttpFile`.
@@ -66,7 +66,7 @@ class AsyncReader(Reader):
             return self
         remote.async_drivers[asyncio.get_running_loop()] = driver
         self._attach(remote)
-        self._driver, self._state, self._owner = driver, "open", True
+        self._driver, self._state, self._owner, self._position = driver, "open", True, 0
         return self
 
     @classmethod
