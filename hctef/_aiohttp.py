@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -70,6 +71,8 @@ class AiohttpTransport:
             self.session: aiohttp.ClientSession = shared[0]
         else:
             self.session = options.session
+        limits = ", ".join(f"{name}={limit}" for name, limit in _limits(options).items())
+        self.hint = f" (or none of the session's was free: its connector has {limits})" if limits else ""
 
     def exchange(self) -> AiohttpExchange:
         return AiohttpExchange(self)
@@ -135,7 +138,7 @@ class AiohttpExchange:
         try:
             self._response = response = await self._transport.request(request)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = translate(error)
+            failure = translate(error, self._transport.hint)
         else:
             return _head(response)
         raise failure  # out here, without a context: aiohttp's error holds the URL and the request's headers
@@ -180,16 +183,29 @@ def client_timeout(timeout: Any) -> aiohttp.ClientTimeout:
     if isinstance(timeout, Timeout):
         started = timeout.clone()
         started.start_connect()  # with a `total`, it can't be asked before
-        connect, read = started.connect_timeout, started.read_timeout
-        return aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=connect if isinstance(connect, int | float) else None,
-            sock_read=read if isinstance(read, int | float) else None,
+        connect, read = (
+            seconds if isinstance(seconds, int | float) else None
+            for seconds in (started.connect_timeout, started.read_timeout)
         )
-    return aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
+    else:
+        connect = read = timeout
+    # `connect` is also for what comes before and after the socket's: a free connection, a proxy's answer.
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=read)
 
 
-def translate(error: Exception) -> TransportError:
+def _limits(options: Options) -> dict[str, int]:
+    """How many connections the caller's session has at once at the most, by the names of its connector's options."""
+    connector = getattr(options.session, "connector", None)
+    found = {name: getattr(connector, name, 0) for name in ("limit", "limit_per_host")}
+    return {name: limit for name, limit in found.items() if limit}
+
+
+def within_limits(options: Options) -> Options:
+    """No more requests at once than the caller's session has connections: to wait for one counts as connecting."""
+    return replace(options, max_connections=min([options.max_connections, *_limits(options).values()]))
+
+
+def translate(error: Exception, hint: str = "") -> TransportError:
     """aiohttp's exception in words that show no credential (its own messages may hold the URL)."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
@@ -204,7 +220,7 @@ def translate(error: Exception) -> TransportError:
         case aiohttp.ClientConnectorDNSError():
             return TransportError("the host's name cannot be resolved", connect=True)
         case aiohttp.ConnectionTimeoutError():
-            return TransportError("no connection: timeout", connect=True)
+            return TransportError(f"no connection: timeout{hint}", connect=True)
         case aiohttp.ClientConnectorError():
             number = error.os_error.errno  # of several addresses that fail each in its way there is none
             return TransportError(f"no connection: {os.strerror(number) if number else 'unreachable'}", connect=True)

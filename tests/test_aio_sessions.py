@@ -14,7 +14,7 @@ import hctef
 from hctef import _aiohttp
 from hctef.aio import AsyncHttpFile, AsyncRemoteBuffer
 from tests.helpers import pattern, run_clean
-from tests.range_server import RangeServer, header, redirect, status, times, trickle
+from tests.range_server import RangeServer, header, redirect, slow, status, times, trickle
 
 DATA = pattern(300_000)
 
@@ -104,6 +104,41 @@ def test_a_total_timeout_is_a_network_error(range_server: RangeServer, url: str)
                 await file.read(200_000)
             assert file.tell() == 0
             assert file.resident_bytes > 8192
+
+    run_clean(main)
+
+
+def test_a_session_without_a_free_connection(range_server: RangeServer) -> None:
+    """A read that needs a second one while a stream holds the first: an error in time, which names the limit."""
+    url = range_server.add("g", pattern(8_000_000))  # more than lies ready in buffers
+
+    async def main() -> None:
+        connector = aiohttp.TCPConnector(limit_per_host=1)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            AsyncHttpFile(url, session=session, prefetch_bytes=0, timeout=0.5, retries=0) as file,
+        ):
+            clone = file.clone()
+            clone.seek(7_000_000)
+            with pytest.raises(hctef.HctefNetworkError, match=r"no connection: timeout .*limit_per_host=1"):
+                async for _ in file.stream():
+                    await clone.read(10)
+
+    run_clean(main)
+
+
+def test_no_more_requests_than_the_session_has_connections(range_server: RangeServer, url: str) -> None:
+    """None waits in its connector, where `timeout` would count."""
+    range_server.behave("f", slow(0.5))
+
+    async def main() -> None:
+        connector = aiohttp.TCPConnector(limit_per_host=1)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            AsyncHttpFile(url, session=session, prefetch_bytes=0, timeout=2, retries=0, readahead="off") as file,
+        ):
+            parts = await asyncio.gather(*(file.read_ranges([(at, at + 10)]) for at in range(0, 300_000, 50_000)))
+            assert parts == [[DATA[at : at + 10]] for at in range(0, 300_000, 50_000)]
 
     run_clean(main)
 

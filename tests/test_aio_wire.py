@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import urllib3
 
 import hctef
 from hctef.aio import AsyncHttpFile
@@ -125,6 +126,28 @@ def test_no_secret_in_a_traceback(serve: Any, late: bool) -> None:
         run_clean(main)
     text = "".join(traceback.format_exception(caught.value)) + "".join(map(repr, related(caught.value)))
     assert not [word for word in ("SIGNATURE", "PASSWORD", "TOKEN", "dXNlcjpQQVNTV09SRA") if word in text]
+
+
+@pytest.mark.parametrize("timeout", [0.5, urllib3.Timeout(connect=0.5)])
+def test_a_proxy_that_never_answers(serve: Any, monkeypatch: pytest.MonkeyPatch, timeout: Any) -> None:
+    """An error within the timeout: the request for a tunnel is part of connecting."""
+    held = threading.Event()
+
+    def never(*_: Any) -> bytes:
+        held.wait(60)
+        return b""
+
+    server = serve(never)
+    monkeypatch.setenv("https_proxy", server.url)
+
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            with pytest.raises(hctef.HctefNetworkError, match=r"no connection: timeout$"):
+                await AsyncHttpFile("https://example.test/f", timeout=timeout, retries=0).open()
+
+    run_clean(main)
+    held.set()
+    assert server.heads[0].startswith(b"CONNECT example.test:443 ")
 
 
 @pytest.mark.parametrize("late", [False, True])

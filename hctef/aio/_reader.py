@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
-from hctef._aiohttp import AiohttpTransport
+from hctef._aiohttp import AiohttpTransport, within_limits
 from hctef._async_driver import COPY_BYTES, AsyncDriver
 from hctef._http import parse_url
 from hctef._opening import Opening
@@ -51,8 +51,9 @@ class AsyncReader(Reader):
         """
         if self._remote is not None:
             return self
-        remote = Remote(self._source, self._options)
-        driver = AsyncDriver(remote.planner, remote.driver.lock, AiohttpTransport(self._options))
+        options = within_limits(self._options)
+        remote = Remote(self._source, options)
+        driver = AsyncDriver(remote.planner, remote.driver.lock, AiohttpTransport(options))
         driver.holds += 1
         try:
             await driver.run(Opening(remote.planner).run())
