@@ -169,9 +169,10 @@ class AiohttpExchange:
 
 
 def _head(response: aiohttp.ClientResponse) -> Head:
+    """Its text is latin-1, as http.client has it: a validator that one transport saw, the other compares."""
     headers: dict[str, str] = {}
-    for name, value in response.headers.items():
-        key = name.lower()
+    for raw_name, raw_value in response.raw_headers:
+        key, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     return Head(response.status, headers)
 

@@ -16,7 +16,8 @@ import pytest
 import urllib3
 
 import hctef
-from hctef.aio import AsyncHttpFile
+from hctef import _aiohttp
+from hctef.aio import AsyncHttpFile, AsyncRemoteBuffer
 from tests.helpers import pattern, run_clean
 
 DATA = pattern(400_000)
@@ -182,5 +183,32 @@ def test_surplus_is_no_response(serve: Any, *, own: bool, late: bool) -> None:
             assert server.connections == 2
             other = await stack.enter_async_context(AsyncHttpFile(server.url, **options))
             assert await other.read(100) == DATA[:100]
+
+    run_clean(main)
+
+
+@pytest.mark.parametrize("etag", [b'"caf\xe9"', '"café"'.encode()])
+def test_both_worlds_read_the_same_headers(serve: Any, etag: bytes) -> None:
+    """Whatever bytes stand in them: a validator that one of them saw is no change to the other."""
+    server = serve(lambda head, _: part(*asked(head), etag=etag))
+
+    async def main() -> None:
+        async with AsyncRemoteBuffer(server.url, retries=0) as buf:
+            assert buf.validator == f"ETag {etag.decode('latin-1')}"
+            with buf.sync as there:
+                assert await asyncio.to_thread(lambda: there[100_000:100_010]) == DATA[100_000:100_010]
+
+    run_clean(main)
+
+
+def test_repeated_headers(serve: Any) -> None:
+    """They are joined by commas, as HTTP has it; blanks around a value are none of it."""
+    more = b'\r\nETag:   "v1" \t\r\nCache-Control: a\r\ncache-control: b\r\n'
+    server = serve(lambda head, _: part(*asked(head)).replace(b'\r\nETag: "v1"\r\n', more))
+
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session, session.get(server.url, headers={"Range": "bytes=0-9"}) as got:
+            headers = _aiohttp._head(got).headers
+            assert (headers["etag"], headers["cache-control"]) == ('"v1"', "a, b")
 
     run_clean(main)
