@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ from hctef._steps import Send
 
 HEADER_BYTES = 64 * 1024
 """Of a line of a response's head, as http.client allows; aiohttp's own 8 KiB are less than some servers send."""
+
+CLOSED = "the session passed as session= is closed"
 
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = weakref.WeakKeyDictionary()
 """Session and number of users, by loop."""
@@ -84,6 +87,8 @@ class AiohttpTransport:
             # Not by trust_env, which asks a thread at each request, and adds what ~/.netrc says.
             more["proxy"] = environment_proxy(request.url) or None
         else:
+            if session.closed:
+                raise TransportError(CLOSED, final=True)
             close_spoilt(session.connector)
             if request.foreign:
                 session = self._without_credentials()
@@ -139,6 +144,11 @@ class AiohttpExchange:
             self._response = response = await self._transport.request(request)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = translate(error, self._transport.hint)
+        except asyncio.CancelledError:  # by the session's close(), where it waited for a connection
+            task = asyncio.current_task()
+            if not self._transport.session.closed or (task is not None and task.cancelling()):
+                raise
+            failure = TransportError(CLOSED, final=True)
         else:
             return _head(response)
         raise failure  # out here, without a context: aiohttp's error holds the URL and the request's headers
@@ -218,7 +228,7 @@ def translate(error: Exception, hint: str = "") -> TransportError:
             return TransportError("TLS failed", connect=True)
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             return TransportError("the proxy cannot be reached or refuses", connect=True)
-        case aiohttp.ClientConnectorDNSError():
+        case aiohttp.ClientConnectorDNSError() | aiohttp.ClientConnectorError(os_error=socket.gaierror()):
             return TransportError("the host's name cannot be resolved", connect=True)
         case aiohttp.ConnectionTimeoutError():
             return TransportError(f"no connection: timeout{hint}", connect=True)

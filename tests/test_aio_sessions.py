@@ -63,6 +63,39 @@ def test_a_session_that_raises_for_status_changes_nothing(range_server: RangeSer
     run_clean(main)
 
 
+def test_a_session_that_was_closed(url: str) -> None:
+    """An error of ours, at once."""
+
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            file = await AsyncHttpFile(url, session=session, prefetch_bytes=0).open()
+        for reading in (file.read(10), AsyncHttpFile(url, session=session).open()):
+            with pytest.raises(hctef.HctefNetworkError, match="session= is closed"):
+                await reading
+        assert file.stats.retries == 0
+        await file.close()
+
+    run_clean(main)
+
+
+def test_a_session_that_is_closed_under_who_waits_for_it(range_server: RangeServer, url: str) -> None:
+    """For a connection of its connector: an error, not a cancellation that nobody asked for."""
+    big = range_server.add("g", pattern(8_000_000))
+
+    async def main() -> None:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+            file = await AsyncHttpFile(url, session=session, prefetch_bytes=0).open()
+            async with session.get(big):
+                reading = asyncio.ensure_future(file.read(10))
+                await asyncio.sleep(0.1)
+                await session.close()
+        with pytest.raises(hctef.HctefNetworkError, match="session= is closed"):
+            await reading
+        await file.close()
+
+    run_clean(main)
+
+
 def test_what_the_session_refuses_is_final(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No attempt follows one that can never be made."""
     tried = []
@@ -223,6 +256,12 @@ def test_several_addresses_that_all_fail() -> None:
     assert str(_aiohttp.translate(aiohttp.ClientConnectorError(key, OSError("Multiple exceptions")))).endswith(
         "unreachable"
     )
+
+
+def test_a_name_that_aiohttp_takes_for_an_address() -> None:
+    """It is looked up late, with an error number that is none of the operating system's."""
+    with pytest.raises(hctef.HctefNetworkError, match="name cannot be resolved"):
+        run_clean(lambda: read_ten("http://[::1%nowhere]/f", retries=0))
 
 
 def test_paging_by_fault_is_refused(url: str) -> None:
