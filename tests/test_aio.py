@@ -369,6 +369,22 @@ def test_lines_and_streams(range_server: RangeServer) -> None:
     run_clean(main)
 
 
+def test_a_consumers_own_time_is_no_waiting(url: str) -> None:
+    """What it does between the pieces of a stream."""
+
+    async def main() -> None:
+        async with AsyncHttpFile(url, prefetch_bytes=0) as file:
+            begin = time.perf_counter()
+            slept = 0.0
+            async for _ in file.stream():
+                before = time.perf_counter()
+                await asyncio.sleep(0.02)
+                slept += time.perf_counter() - before
+            assert file.stats.seconds_waited <= time.perf_counter() - begin - slept + 0.01
+
+    run_clean(main)
+
+
 def test_one_set_of_pages_for_both_worlds(range_server: RangeServer, url: str) -> None:
     """A thread and a task that want the same bytes: one request, whoever came first."""
 

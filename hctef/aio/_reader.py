@@ -133,12 +133,14 @@ class AsyncReader(Reader):
         return checked
 
     async def _stream(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        driver = self._here()
-        with self._open().waiting():
-            async with contextlib.aclosing(driver.iterate(self._open().planner.stream(start, stop))) as steps:
-                async for item in steps:
-                    if isinstance(item, bytes):
-                        yield item
+        remote, driver = self._open(), self._here()
+        async with contextlib.aclosing(driver.iterate(remote.planner.stream(start, stop))) as steps:
+            while True:
+                with remote.waiting():  # not while the caller looks at what came
+                    item = await anext(steps, None)
+                if not isinstance(item, bytes):
+                    return
+                yield item
 
     # ends
 
