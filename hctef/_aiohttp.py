@@ -71,6 +71,7 @@ class AiohttpTransport:
                 )
                 shared = _sessions[self._loop] = [session, 0]
             shared[1] += 1
+            self._shared = shared
             self.session: aiohttp.ClientSession = shared[0]
         else:
             self.session = options.session
@@ -118,17 +119,31 @@ class AiohttpTransport:
 
     async def close(self) -> None:
         """Let the shared session go; the last file closes it."""
+        session = self._let_go()
+        if session is not None:
+            await session.close()
+
+    def abandon(self) -> None:
+        """As `close`, where the loop does not run and nothing can be waited for."""
+        session = self._let_go()
+        if session is not None and session.connector is not None:
+            session.connector._close()
+            session.detach()
+
+    def _let_go(self) -> aiohttp.ClientSession | None:
+        """The session to close, for the last file of the loop."""
         if self._bare is not None:
             self._bare.detach()
             self._bare = None
         if not self._own:
-            return
+            return None
         self._own = False
-        shared = _sessions[self._loop]
-        shared[1] -= 1
-        if shared[1] == 0:
+        self._shared[1] -= 1
+        if self._shared[1]:
+            return None
+        if _sessions.get(self._loop) is self._shared:  # else the garbage collector was first
             del _sessions[self._loop]
-            await shared[0].close()
+        return self.session
 
 
 class AiohttpExchange:

@@ -53,6 +53,9 @@ class AsyncTransport(Protocol):
     async def close(self) -> None:
         """Let go of what is not the caller's: before it first waits, so that who is cancelled has let go too."""
 
+    def abandon(self) -> None:
+        """As `close`, where the loop does not run any longer."""
+
 
 class AsyncDriver:
     """Performs the generators of one file in one event loop."""
@@ -104,8 +107,15 @@ class AsyncDriver:
         return self.holds <= 0 and not self._tasks and not self.closed
 
     def _close_unused(self) -> None:
-        """Nobody waits for it: a reader that did could be cancelled with its result in hand."""
-        if self._unused:
+        """End it where nobody uses it. No reader waits for that: it could be cancelled with its result in hand."""
+        if not self._unused:
+            return
+        if not self._loop.is_running():
+            self._closing.set()
+            self.transport.abandon()
+        elif threading.get_ident() != self._thread:  # a coroutine was thrown away there
+            self._loop.call_soon_threadsafe(self._close_unused)
+        else:
             self._apart(self._end())
 
     def forget(self) -> None:
@@ -113,6 +123,7 @@ class AsyncDriver:
         if self._loop.is_running():
             self._loop.call_soon_threadsafe(self._forget)
         elif not self.closed:
+            self._forget()
             warnings.warn("an asynchronous file was neither closed nor in a running event loop", ResourceWarning, 2)
 
     def _forget(self) -> None:

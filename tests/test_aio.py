@@ -774,6 +774,28 @@ def test_garbage(range_server: RangeServer, url: str) -> None:
     wait_until(lambda: threading.active_count() < 100)
 
 
+@pytest.mark.parametrize("left", ["file", "file.stream()", "file.clone()", "raise SystemExit"])
+def test_a_file_that_outlives_its_loop_makes_one_warning(url: str, left: str) -> None:
+    """Of ours, which Python shows where it is asked to: neither aiohttp nor asyncio logs anything."""
+    keep = left if left.startswith("raise") else f"globals()['kept'] = {left}"
+    code = f"""
+import asyncio, hctef
+async def main():
+    file = await hctef.AsyncHttpFile({url!r}).open()
+    globals()['kept_too'] = file
+    await file.prefetch([(0, 1_000_000)], wait=False)
+    await file.read(10)
+    {keep}
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    run = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.count("neither closed nor in a running event loop") == 1
+    assert "Unclosed" not in done.stderr
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=30, deadline=None)
 def test_interleaved_cursors(nginx: NginxServer, seed: int) -> None:
