@@ -18,11 +18,12 @@ import aiohttp
 from urllib3.util import Timeout
 from yarl import URL
 
-from hctef._http import Head
+from hctef._http import RETRYABLE, Head
 from hctef._options import Options
 from hctef._proxies import environment_proxy
 from hctef._retries import TransportError
 from hctef._steps import Send
+from hctef.exceptions import HctefUrlError
 
 HEADER_BYTES = 64 * 1024
 """Of a line of a response's head, as http.client allows; aiohttp's own 8 KiB are less than some servers send."""
@@ -83,10 +84,15 @@ class AiohttpTransport:
 
     async def request(self, request: Send) -> aiohttp.ClientResponse:
         """Send, and wait for the head. Each answer is the core's to judge: no session's rule about statuses holds."""
-        session, more = self.session, dict[str, Any]()
+        session, headers, more = self.session, request.headers, dict[str, Any]()
         if self._own:
             # Not by trust_env, which asks a thread at each request, and adds what ~/.netrc says.
-            more["proxy"] = environment_proxy(request.url) or None
+            if (proxy := environment_proxy(request.url)) is not None:
+                more["proxy"] = URL(proxy.request, encoded=True)
+                if proxy.authorization and request.url.startswith("https:"):  # in the request for a tunnel alone
+                    more["proxy_headers"] = {"Proxy-Authorization": proxy.authorization}
+                elif proxy.authorization:
+                    headers = {**headers, "Proxy-Authorization": proxy.authorization}
         else:
             if session.closed:
                 raise TransportError(CLOSED, final=True)
@@ -98,7 +104,7 @@ class AiohttpTransport:
         return await session.request(
             request.method,
             URL(request.url, encoded=True),
-            headers=request.headers,
+            headers=headers,
             allow_redirects=False,
             raise_for_status=False,
             timeout=self.timeout,
@@ -157,6 +163,8 @@ class AiohttpExchange:
         self.drop()
         try:
             self._response = response = await self._transport.request(request)
+        except HctefUrlError:  # of the environment's proxy
+            raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = translate(error, self._transport.hint)
         except asyncio.CancelledError:  # by the session's close(), where it waited for a connection
@@ -241,6 +249,8 @@ def translate(error: Exception, hint: str = "") -> TransportError:
             return TransportError("TLS: the certificate is not the one that the session expects", final=True)
         case aiohttp.ClientSSLError():
             return TransportError("TLS failed", connect=True)
+        case aiohttp.ClientHttpProxyError(status=status) if 400 <= status < 500 and status not in RETRYABLE:
+            return TransportError(f"the proxy refuses: status {status}", final=True)
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             return TransportError("the proxy cannot be reached or refuses", connect=True)
         case aiohttp.ClientConnectorDNSError() | aiohttp.ClientConnectorError(os_error=socket.gaierror()):

@@ -20,7 +20,7 @@ from typing import Any
 from hctef._arena import AnonymousArena
 from hctef._delivery import Cancelled
 from hctef._drivers import Driver
-from hctef._http import Validator, parse_url
+from hctef._http import Validator
 from hctef._intervals import Pin
 from hctef._link import Link
 from hctef._opening import Opening
@@ -31,6 +31,7 @@ from hctef._ranges import ByteRange
 from hctef._stats import Stats
 from hctef._steps import PlanGen
 from hctef._urllib3 import Urllib3Transport
+from hctef._urls import parse_url
 from hctef.exceptions import RemoteFileChangedError
 
 CLOSED = "I/O operation on closed file"
@@ -126,14 +127,16 @@ class Remote:
         return self.options.paging
 
     def _why_fill(self) -> str | None:
-        from hctef.pager.wire import why_not  # noqa: PLC0415  # Linux only, and only where it is wanted
+        with _registry:  # see below
+            from hctef.pager.wire import why_not  # noqa: PLC0415  # Linux only, and only where it is wanted
 
         return why_not(self.source, self.options)
 
     def page_by_fault(self) -> None:
         """Have absent pages filled when they are touched, where there are any. Raises PagerError: it cannot be."""
         if self.planner.pager is None and self.planner.pages.resident_bytes < self.size:
-            from hctef.pager.handover import page_by_fault  # noqa: PLC0415  # as above
+            with _registry:  # no fork comes in between: in the child, the lock of the import would be nobody's
+                from hctef.pager.handover import page_by_fault  # noqa: PLC0415  # as above
 
             page_by_fault(self.planner, self.source, self.driver.lock, self._repoint)
 

@@ -18,13 +18,11 @@ from hctef._http import (
     REDIRECTS,
     Head,
     Part,
-    Url,
     Validator,
     check_version,
     check_whole,
     checked_headers,
     parse_part,
-    parse_url,
     range_header,
     redirect_target,
     request_headers,
@@ -37,6 +35,7 @@ from hctef._ranges import ByteRange
 from hctef._retries import Attempts, TransportError, brief, retry_policy
 from hctef._stats import Stats
 from hctef._steps import Ahead, Call, PlanGen, Receive, Send, Sleep, Step
+from hctef._urls import Url, parse_url
 from hctef.exceptions import HctefNetworkError, HctefUrlError, RangeRequestsUnsupportedError, RemoteFileChangedError
 
 log = logging.getLogger("hctef")

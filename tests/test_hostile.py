@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import re
@@ -53,6 +54,13 @@ def opened(url: str, **options: Any) -> hctef.HttpFile:
     return hctef.HttpFile(url, **{"prefetch_bytes": 4096, "readahead": "off", "retries": 0, **options})
 
 
+def opened_either(url: str, *, asynchronous: bool, **options: Any) -> object:
+    """By either transport."""
+    if asynchronous:
+        return asyncio.run(hctef.AsyncHttpFile(url, **{"retries": 0, **options}).open())
+    return opened(url, **options)
+
+
 def read(file: hctef.HttpFile, start: int, count: int) -> bytes:
     file.seek(start)
     return file.read(count)
@@ -92,7 +100,7 @@ def test_what_was_not_asked_for_answers_nothing(
 # codings
 
 
-CODINGS = ["gzip, chunked", "identity, chunked", "chunked,", "x", "chunked, chunked"]
+CODINGS = ["chunked", "gzip, chunked", "identity, chunked", "chunked,", "x", "chunked, chunked"]
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -351,31 +359,36 @@ def proxy(want: str, refusal: int = 407) -> Iterator[tuple[int, list[bytes]]]:
         thread.join()
 
 
-def test_a_proxy_s_password_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_proxy_s_password_is_decoded(monkeypatch: pytest.MonkeyPatch, asynchronous: bool) -> None:
     """RFC 3986 section 2.1, RFC 7617."""
     with proxy("user:s3cr@t/") as (port, asked):
         monkeypatch.setenv("https_proxy", f"http://user:s3cr%40t%2F@127.0.0.1:{port}")
         with pytest.raises(hctef.HctefNetworkError, match="proxy") as caught:
-            opened("https://example.test/f")
+            opened_either("https://example.test/f", asynchronous=asynchronous)
         assert "refuses: status" not in str(caught.value)  # it was let in, and 502 may pass
         assert asked[0].startswith(b"CONNECT example.test:443")
         assert "s3cr" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_proxy_that_refuses_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_proxy_that_refuses_is_asked_once(monkeypatch: pytest.MonkeyPatch, asynchronous: bool) -> None:
     with proxy("x:y") as (port, asked):
         monkeypatch.setenv("https_proxy", f"http://user:s3cret@127.0.0.1:{port}")
         with pytest.raises(hctef.HctefNetworkError, match="proxy refuses: status 407"):
-            opened("https://example.test/f", retries=5)
+            opened_either("https://example.test/f", asynchronous=asynchronous, retries=5)
         assert len(asked) == 1
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("value", ["socks5://user:s3cret@127.0.0.1:1", "http://user:s3cr/et@127.0.0.1:1"])
-def test_a_proxy_that_cannot_be_spoken_to_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_proxy_that_cannot_be_spoken_to_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: str, asynchronous: bool
+) -> None:
     """By its variable; its value may hold a password."""
     monkeypatch.setenv("all_proxy", value)
     with pytest.raises(hctef.HctefUrlError, match="all_proxy") as caught:
-        opened("http://example.test/f")
+        opened_either("http://example.test/f", asynchronous=asynchronous)
     assert "s3cr" not in "".join(traceback.format_exception(caught.value))
 
 

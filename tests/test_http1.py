@@ -27,7 +27,8 @@ from hctef._pools import plain_pools
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import Send
-from hctef._urllib3 import Urllib3Exchange, Urllib3Transport, translate
+from hctef._urllib3 import Urllib3Exchange, Urllib3Transport
+from hctef._urllib3_errors import translate
 from tests.helpers import pattern
 from tests.nginx_server import NginxServer
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from hctef._aiohttp import AiohttpTransport, within_limits
 from hctef._async_driver import COPY_BYTES, AsyncDriver
-from hctef._http import parse_url
 from hctef._opening import Opening
 from hctef._options import UrlSource
 from hctef._ranges import ByteRange, checked_lengths, checked_range
 from hctef._reader import SLOTS, Reader
 from hctef._remote import CLOSED, Remote
 from hctef._steps import PlanGen
+from hctef._urls import parse_url
 
 ASYNC_SLOTS = (*SLOTS, "_driver", "_owner", "_state")
 

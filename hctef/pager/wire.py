@@ -36,11 +36,12 @@ import urllib3
 from urllib3.util import Retry, Timeout
 
 from hctef import exceptions
-from hctef._http import Url, Validator, checked_headers, parse_url
+from hctef._http import Validator, checked_headers
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
 from hctef._shared_memory import high
 from hctef._urllib3 import pool_timeout
+from hctef._urls import Url, parse_url
 from hctef.exceptions import HctefError, HctefNetworkError, PagerError
 
 MOST_BYTES = 128 * 1024
