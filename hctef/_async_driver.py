@@ -164,7 +164,7 @@ class AsyncDriver:
             while True:
                 try:
                     with self.lock:
-                        step = generator.send(value) if error is None else generator.throw(error)
+                        step = self.planner.step(generator, value, error)
                 except StopIteration as end:
                     yield _Result(end.value)
                     return

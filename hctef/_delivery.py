@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from hctef._arena import Arena
 from hctef._intervals import Batch, Claim
@@ -23,7 +24,7 @@ from hctef._ranges import PAGE, ByteRange
 from hctef._residency import Pager
 from hctef._slots import Slots
 from hctef._stats import Stats
-from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Wait
+from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Step, Wait
 from hctef._transfer import Requester, Sink
 from hctef._wishes import Wishes
 from hctef._wishing import Wishing
@@ -81,6 +82,24 @@ class Delivery(Wishing):
             self.give_back(claim)
         return sorted(ByteRange(claim.at, claim.stop) for claim in claims if claim.at < claim.stop)
 
+    def step(self, generator: PlanGen[Any], value: Any, error: BaseException | None) -> Step:
+        """A generator's next step. Where it fails, by an interrupt perhaps, what it has just claimed is given back:
+        nobody else knows of that yet."""
+        fresh = self.cache.fresh
+        try:
+            step = generator.send(value) if error is None else generator.throw(error)
+        except StopIteration:
+            fresh.clear()
+            raise
+        except BaseException:  # raised again
+            for claim in fresh:
+                if not claim.started:
+                    self.give_back(claim)
+            fresh.clear()
+            raise
+        fresh.clear()
+        return step
+
     # transfers
 
     def transfer(self, claim: Claim, *, pipelined: bool = False) -> PlanGen[Claim | None]:
@@ -92,9 +111,12 @@ class Delivery(Wishing):
         """
         if not claim.open or claim.started:
             return None
-        claim.started = True
-        lane = self._lane_of(claim) or Lane(claim)
-        yield from self._guarded(lane, self._bring(lane, pipelined=pipelined))
+        try:
+            claim.started = True
+            lane = self._lane_of(claim) or Lane(claim)
+            yield from self._guarded(lane, self._bring(lane, pipelined=pipelined))
+        finally:  # of an interrupt in between too
+            self.give_back(claim)
         return self._next() if claim.behind and not self.closed else None
 
     def _bring(self, lane: Lane, *, pipelined: bool) -> PlanGen[None]:

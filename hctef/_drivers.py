@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -39,12 +37,9 @@ from hctef._steps import (
     Step,
     Wait,
 )
+from hctef._workers import Workers
 
 log = logging.getLogger("hctef")
-
-PATIENCE = 0.005
-"""Seconds in which something gets done on a near line."""
-IDLE_SECONDS = 5.0  # a thread's start costs about 50 us: not worth keeping one for long
 
 
 class Exchange(Protocol):
@@ -84,112 +79,6 @@ class Transport(Protocol):
 
     def after_fork(self) -> None:
         """In a child: forget the connections, which are the parent's."""
-
-
-class Workers:
-    """Threads for transfers that run beside the caller. Daemons: a program's end does not wait for a prefetch.
-
-    There are as many as are worth it (`enough`), and more, up to `most`, one after the other, while nothing gets done:
-    a server that was quick may keep them all waiting.
-    """
-
-    def __init__(self, most: int, enough: Callable[[], int]) -> None:
-        self._most, self._enough = most, enough
-        self.done = 0
-        """Requests ever answered, to see whether anything gets done."""
-        self._tasks: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
-        self._idle = 0
-        self._count = 0
-        self._patient = False
-        """One of the threads waits for that."""
-        self._closed = False
-
-    def close(self, *, garbage: bool = False) -> None:
-        """Threads end when nothing is left to do, and are not kept for more. `garbage`: called by the garbage
-        collector, perhaps inside of a call of this object's: the idle ones hear of it when their time is over."""
-        self._closed = True
-        if not garbage:
-            with self._changed:
-                self._changed.notify_all()
-
-    def submit(self, tasks: Sequence[Callable[[], None]], *, urgent: bool = False) -> None:
-        """Have them done soon, in this order; `urgent`: before those that wait already. Raises RuntimeError: there is
-        no thread, and none can be started."""
-        with self._changed:
-            if urgent:
-                self._tasks.extendleft(reversed(tasks))
-            else:
-                self._tasks.extend(tasks)
-            self._changed.notify(len(tasks))
-            lacking = len(self._tasks) - self._idle
-        for _ in range(min(lacking, len(tasks))):
-            with self._changed:
-                patient = self._reckon()
-            if patient is None:
-                return
-            try:
-                self._start(patient)
-            except RuntimeError:  # no thread: after a KeyboardInterrupt there is one, which may have taken the task
-                with self._changed:
-                    if self._count == 0:  # nobody would ever do them
-                        self._tasks = deque(task for task in self._tasks if task not in tasks)
-                        raise
-                log.warning("no further thread could be started: the transfer waits for its turn")
-                return
-
-    def _reckon(self) -> bool | None:
-        """Under the lock: whether the next thread, which is counted, is to be patient; None: there is to be none."""
-        if self._count >= self._most or self._patient:
-            return None
-        self._patient = self._count >= self._enough()
-        self._count += 1
-        return self._patient
-
-    def _start(self, patient: bool) -> None:
-        """A thread that was counted."""
-        try:
-            threading.Thread(target=self._work, args=(patient,), name="hctef-transfer", daemon=True).start()
-        except RuntimeError:
-            with self._changed:
-                self._count -= 1
-                self._patient = self._patient and not patient
-            raise
-
-    def _is_needed(self) -> bool:
-        """In a patient thread: wait until nothing gets done. False: there is nothing left to do, and it may end."""
-        while True:
-            before = self.done
-            time.sleep(PATIENCE)
-            with self._changed:
-                if not self._tasks:
-                    self._count -= 1
-                    self._patient = False
-                    return False
-                if self.done > before:
-                    continue
-                self._patient = False
-                another = self._reckon()
-            if another is not None:
-                with contextlib.suppress(RuntimeError):  # then there are as many as there can be
-                    self._start(another)
-            return True
-
-    def _work(self, patient: bool) -> None:
-        if patient and not self._is_needed():
-            return
-        while True:
-            with self._changed:
-                if not self._tasks:
-                    self._idle += 1
-                    self._changed.wait_for(lambda: self._tasks or self._closed, IDLE_SECONDS)
-                    self._idle -= 1
-                if not self._tasks:
-                    self._count -= 1
-                    return
-                task = self._tasks.popleft()
-            task()
-            del task
 
 
 def _workers(planner: Planner) -> Workers:
@@ -232,11 +121,12 @@ class Driver:
         exchange = exchange or self.transport.exchange()
         value: Any = None
         error: BaseException | None = None
+        step: Step | None = None
         try:
             while True:
                 try:
                     with self.lock:
-                        step = generator.send(value) if error is None else generator.throw(error)
+                        step = self.planner.step(generator, value, error)
                 except StopIteration as end:
                     result: T = end.value
                     return result
@@ -258,24 +148,40 @@ class Driver:
                     value = self._perform(step, exchange)
                 except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
                     error = raised
+                step = None
         finally:
             error = None  # its traceback holds this frame
+            if type(step) is FetchPlan:  # an interrupt came before it was begun with
+                self._cancel(step)
             self._abandoned.append((generator, exchange))
             # The garbage collector may be who throws it away, inside of a step of this very thread.
             self._end_abandoned(blocking=not isinstance(sys.exception(), GeneratorExit))
 
     def _end_abandoned(self, *, blocking: bool = True) -> None:
         """End what nobody goes on with; not `blocking`: or leave it to whoever holds the lock."""
-        while self._abandoned and self.lock.acquire(blocking=blocking):
-            try:
-                generator, exchange = self._abandoned.popleft()
-                generator.close()
-            except IndexError:  # another thread was first
+        while self._abandoned:
+            if blocking:
+                with self.lock:  # no interrupt comes between this and what follows, as one may behind an acquire()
+                    exchange = self._end_one()
+            elif self.lock.acquire(blocking=False):
+                try:
+                    exchange = self._end_one()
+                finally:
+                    self.lock.release()
+            else:
                 return
-            finally:
-                self.lock.release()
-            self._active.discard(exchange)
-            exchange.drop()
+            if exchange is not None:
+                self._active.discard(exchange)
+                exchange.drop()
+
+    def _end_one(self) -> Exchange | None:
+        """Under the lock. Returns what its generator went by; None: another thread was first."""
+        try:
+            generator, exchange = self._abandoned.popleft()
+        except IndexError:
+            return None
+        generator.close()
+        return exchange
 
     def _perform(self, step: Step, exchange: Exchange) -> Any:
         match step:
@@ -329,9 +235,13 @@ class Driver:
             for future in plan.wait:
                 self._wait(future)
         except BaseException:  # raised again
-            with self.lock:
-                self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
+            self._cancel(plan)
             raise
+
+    def _cancel(self, plan: FetchPlan) -> None:
+        """Give up what a plan was to fetch, but what others bring already behind the reader."""
+        with self.lock:
+            self.planner.cancel(plan.claims + tuple(claim for claim in plan.background if not claim.started))
 
     def _wait(self, future: Future[Any]) -> Any:
         """Wait for what another reader does."""
@@ -365,7 +275,10 @@ class Driver:
         Nobody reads any longer, so there is nobody to wake: each transfer ends at its next piece.
         """
         self.planner.closed = True
-        if self.lock.acquire(blocking=not garbage):
+        if not garbage:
+            with self.lock:
+                self.planner.close()
+        elif self.lock.acquire(blocking=False):
             try:
                 self.planner.close()
             finally:

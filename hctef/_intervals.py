@@ -170,6 +170,8 @@ class IntervalCache:
     def __init__(self) -> None:
         self._claims: list[Claim] = []  # by how far they are: what is still to come of them is disjoint
         self._whole: list[Claim] = []  # those that came whole and lay where others were claimed since
+        self.fresh: list[Claim] = []
+        """Those of the step that is being computed."""
         self._held: IntervalTree | None = None
         self._brief: list[Pin] = []  # by where they begin
         self._longest = 0  # of these, since there were none
@@ -184,6 +186,7 @@ class IntervalCache:
         if first < last:  # else it would come to be behind them, which is not their order
             self._whole += (each for each in claims[first:last] if each.at == each.stop)
             claims[first:last] = [each for each in claims[first:last] if each.at < each.stop]
+        self.fresh.append(claim)
         insort(claims, claim, key=_at)
         return claim
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
 
 import hctef
+from hctef._ranges import ByteRange
+from hctef._steps import NOTHING, PlanGen
 from tests.helpers import pattern, wait_until
 from tests.range_server import RangeServer, slow
 
@@ -62,3 +65,38 @@ def test_without_any_thread_the_reader_brings_what_he_wants(
             buf.evict()
             file.seek(start_at)
             assert file.read(10) == DATA[start_at : start_at + 10]
+
+
+def test_an_interrupt_leaves_no_claim_that_nobody_brings(url: str) -> None:
+    """In a step that has claimed something, and between a step and its being performed."""
+    with hctef.RemoteBuffer(url, paging="fill", readahead="off") as buf:
+        remote = buf._open()
+        planner, driver = remote.planner, remote.driver
+
+        def claiming() -> PlanGen[None]:
+            planner.cache.claim(ByteRange(0, 8192))
+            yield NOTHING
+            planner.cache.claim(ByteRange(8192, 16384))
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            driver.run(claiming())
+        assert [(claim.start, claim.stop) for claim in planner.cache.all_claims()] == [(0, 8192)]
+        planner.cancel(planner.cache.all_claims())
+
+        class Abandoned(deque[Any]):
+            """Is looked at between a step and its being performed."""
+
+            armed = True
+
+            def __bool__(self) -> bool:
+                armed, self.armed = self.armed, False
+                if armed:
+                    raise KeyboardInterrupt
+                return len(self) > 0
+
+        driver._abandoned = Abandoned()
+        with pytest.raises(KeyboardInterrupt):
+            buf[0:5000]
+        assert not planner.cache.all_claims()
+        assert buf[0:5000] == DATA[:5000]

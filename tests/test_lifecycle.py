@@ -237,7 +237,7 @@ def test_views_outlive_the_buffer(nginx: NginxServer, paging: Any) -> None:
 
 def test_threads_of_transfers_end(range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle ones go by themselves."""
-    monkeypatch.setattr("hctef._drivers.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("hctef._workers.IDLE_SECONDS", 0.05)
     with hctef.HttpFile(url) as file:
         file.read()
         wait_until(lambda: not any(thread.name == "hctef-transfer" for thread in threading.enumerate()))
