@@ -47,10 +47,13 @@ LINE_BYTES = 64 * 1024  # a search for a line's end looks at this many bytes fir
 LINE_BYTES_MOST = 1024 * 1024
 
 
-def line(start: int, stop: int) -> Generator[tuple[int, int], bytes, bytes]:
-    """The line that begins at `start`, not beyond `stop`: yields the ranges that it needs, is sent their bytes."""
+def line(start: int, stop: int, most: int = LINE_BYTES_MOST) -> Generator[tuple[int, int], bytes, bytes]:
+    """The line that begins at `start`, not beyond `stop`: yields the ranges that it needs, is sent their bytes.
+
+    `most`: bytes to look at at once. What comes behind a line's end must stay in memory: the next line is there.
+    """
     pieces: list[bytes] = []
-    at, window = start, LINE_BYTES
+    at, window = start, min(LINE_BYTES, most)
     while at < stop:
         piece = yield at, min(stop, at + window)
         end = piece.find(b"\n") + 1
@@ -58,8 +61,17 @@ def line(start: int, stop: int) -> Generator[tuple[int, int], bytes, bytes]:
         if end:
             break
         at += len(piece)
-        window = min(2 * window, LINE_BYTES_MOST)
+        window = min(2 * window, LINE_BYTES_MOST, most)
     return b"".join(pieces)
+
+
+FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
+FIND_BYTES_MOST = 4 * 1024 * 1024
+
+
+def find_windows(most: int) -> tuple[int, int]:
+    """How many bytes a search looks at first, and at once at most. `most`: as `line` has it."""
+    return min(FIND_BYTES, most), min(FIND_BYTES_MOST, most)
 
 
 def strided(start: int, stop: int, step: int) -> tuple[ByteRange, range | None, int]:

@@ -216,6 +216,11 @@ class Reader:
         hole = self._rows.find(b"\0", start >> SHIFT, ((stop - 1) >> SHIFT) + 1)
         return stop if hole < 0 else max(start, hole << SHIFT)
 
+    def _resident_start(self, start: int, stop: int) -> int:
+        """How far back from `stop` bytes are resident at this moment, at least `start`."""
+        hole = self._rows.rfind(b"\0", start >> SHIFT, ((stop - 1) >> SHIFT) + 1)
+        return start if hole < 0 else min(stop, (hole + 1) << SHIFT)
+
     # what both show
 
     @property

@@ -149,7 +149,7 @@ class HttpFile(SyncReader, io.BufferedIOBase):
         """At least one byte from the position, b'' at the end: about `size`, but no more than 64 KiB are fetched for
         them. The position stays."""
         remote = self._open()
-        wanted = min(max(0, operator.index(size)), LINE_BYTES)
+        wanted = min(max(0, operator.index(size)), LINE_BYTES, remote.planner.window)
         start = self._position
         if start >= remote.size:
             return b""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, Unpack, overload
 
 from hctef._advice import checked_advice
-from hctef._cursor import sought, strided
+from hctef._cursor import FIND_BYTES, find_windows, sought, strided
 from hctef._options import BufferOptions, UrlSource
 from hctef._paging import paging_support
 from hctef._ranges import PAGE, checked_range
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from hctef.aio import AsyncRemoteBuffer
 
 _PART = "take buf.view(a, b), a part of it"
-_FIND_BYTES = 64 * 1024  # a search fetches this many bytes first, then twice as many …
-_FIND_BYTES_MOST = 4 * 1024 * 1024
 
 
 class RemoteBuffer(SyncReader):
@@ -132,14 +130,14 @@ class RemoteBuffer(SyncReader):
     def __iter__(self) -> Iterator[int]:
         at, size = 0, self._open().size
         while at < size:
-            stop = min(size, at + _FIND_BYTES)
+            stop = min(size, at + FIND_BYTES)
             yield from self._copy(at, stop)
             at = stop
 
     def __reversed__(self) -> Iterator[int]:
         at = self._open().size
         while at > 0:
-            start = max(0, at - _FIND_BYTES)
+            start = max(0, at - FIND_BYTES)
             yield from reversed(self._copy(start, at))
             at = start
 
@@ -166,35 +164,39 @@ class RemoteBuffer(SyncReader):
         """The lowest index of `sub` in `[start, end)`, -1 where it is not. As in mmap, `start` defaults to the
         position."""
         needle, low, high = self._sought(sub, start, end)
-        at, window = low, _FIND_BYTES
+        at, (window, most) = low, find_windows(self._open().planner.window)
         if low + len(needle) > high:
             return -1
         if not needle:
             return low
         while at + len(needle) <= high:
-            stop = min(high, max(self._resident_end(at, min(high, at + _FIND_BYTES_MOST)), at + window + len(needle)))
+            stop = self._resident_end(at, min(high, at + most))
+            if stop - at < len(needle):
+                stop = min(high, at + max(window, 2 * len(needle)))
+                window = min(2 * window, most)
             found = self._copy(at, stop).find(needle)
             if found >= 0:
                 return at + found
             at = stop - len(needle) + 1
-            window = min(2 * window, _FIND_BYTES_MOST)
         return -1
 
     def rfind(self, sub: Any, start: SupportsIndex | None = None, end: SupportsIndex | None = None) -> int:
         """The highest index of `sub` in `[start, end)`, -1 where it is not."""
         needle, low, high = self._sought(sub, start, end)
-        stop, window = high, _FIND_BYTES
+        stop, (window, most) = high, find_windows(self._open().planner.window)
         if low + len(needle) > high:
             return -1
         if not needle:
             return high
         while stop - len(needle) >= low:
-            at = max(low, stop - window - len(needle))
+            at = self._resident_start(max(low, stop - most), stop)
+            if stop - at < len(needle):
+                at = max(low, stop - max(window, 2 * len(needle)))
+                window = min(2 * window, most)
             found = self._copy(at, stop).rfind(needle)
             if found >= 0:
                 return at + found
             stop = at + len(needle) - 1
-            window = min(2 * window, _FIND_BYTES_MOST)
         return -1
 
     def _sought(self, sub: Any, start: SupportsIndex | None, end: SupportsIndex | None) -> tuple[bytes, int, int]:

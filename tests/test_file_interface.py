@@ -492,3 +492,67 @@ def test_advice_that_does_not_exist_is_an_error(url: str) -> None:
                 buf.madvise(getattr(mmap, name), 0, 4096)
         buf.madvise(np.int64(mmap.MADV_DONTNEED))
         assert buf.resident_bytes == 0
+
+
+BOUNDED = b"".join(b"a line of text %06d\n" % n for n in range(10_000))
+
+
+@pytest.mark.parametrize("bound", [16 * 1024, 20_000, 32 * 1024, 64 * 1024, 256 * 1024])
+def test_lines_under_a_small_bound_are_fetched_once(range_server: RangeServer, bound: int) -> None:
+    """No more is asked for than stays until the next line is read: short lines and long ones."""
+    for lines, most in (
+        (BOUNDED.splitlines(keepends=True), 1.05),
+        ([b"x" * n + b"\n" for n in range(0, 9000, 60)], 1.25),
+    ):
+        text = b"".join(lines)
+        url = range_server.add("f", text)
+        range_server.forget()
+        with hctef.HttpFile(url, max_resident_bytes=bound, prefetch_bytes=0) as file:
+            assert list(file) == lines
+        with hctef.RemoteBuffer(url, max_resident_bytes=bound) as buf:
+            assert [*iter(buf.readline, b"")] == lines
+        assert range_server.bytes_sent <= 2 * most * len(text)
+        assert range_server.requests <= 2 * len(text) / 7000
+
+
+def test_a_line_under_the_least_bound_takes_one_request(range_server: RangeServer) -> None:
+    """Nothing stays, so nothing more is asked for than one request's worth."""
+    url = range_server.add("f", BOUNDED)
+    with hctef.HttpFile(url, max_resident_bytes=1, prefetch_bytes=0) as file:
+        range_server.forget()
+        assert file.readlines(2000) == BOUNDED[:2002].splitlines(keepends=True)
+    assert range_server.bytes_sent <= 91 * 8192
+
+
+@pytest.mark.parametrize("bound", [16 * 1024, 32 * 1024, 64 * 1024, 256 * 1024])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_searches_under_a_small_bound_go_on_where_the_last_one_ended(
+    range_server: RangeServer, bound: int, *, backwards: bool
+) -> None:
+    """What a search fetches beyond the found is there for the next one, in both directions."""
+    url = range_server.add("f", BOUNDED)
+    expected = [n for n, byte in enumerate(BOUNDED) if byte == ord("\n")]
+    with hctef.RemoteBuffer(url, max_resident_bytes=bound) as buf:
+        found = [buf.rfind(b"\n") if backwards else buf.find(b"\n")]
+        while found[-1] >= 0:
+            found.append(buf.rfind(b"\n", 0, found[-1]) if backwards else buf.find(b"\n", found[-1] + 1))
+    assert found[:-1] == (expected[::-1] if backwards else expected)
+    assert range_server.bytes_sent <= 1.4 * len(BOUNDED)
+
+
+def test_a_search_fetches_nothing_where_what_is_sought_is_resident(range_server: RangeServer) -> None:
+    """Neither forwards nor backwards."""
+    with hctef.RemoteBuffer(range_server.add("f", BOUNDED), readahead="off") as buf:
+        at = BOUNDED.index(b"005000")
+        buf[at - 10_000 : at + 10_000]
+        range_server.forget()
+        assert buf.find(b"005000", at - 9_000) == buf.rfind(b"005000", 0, at + 9_000) == at
+        assert range_server.requests == 0
+
+
+def test_peek_under_a_small_bound_fetches_what_stays(range_server: RangeServer) -> None:
+    """However much it is asked for: what it brought is there for the next peek."""
+    with hctef.HttpFile(range_server.add("f", BOUNDED), max_resident_bytes=16 * 1024, prefetch_bytes=0) as file:
+        range_server.forget()
+        assert len({file.peek(100_000) for _ in range(20)}) == 1
+    assert range_server.bytes_sent <= 16 * 1024
