@@ -183,7 +183,11 @@ class HttpFile(SyncReader, io.BufferedIOBase):
             HctefNetworkError: they could not be fetched.
         """
         remote = self._open()
-        return remote.stream(*checked_range(start, stop, remote.size))
+        return self._outliving(remote.stream(*checked_range(start, stop, remote.size)))
+
+    def _outliving(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces. Its frame keeps this file, which else would be closed as garbage in the middle of them."""
+        yield from pieces
 
     def copy_to(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         """Write the whole file to `path`, which appears complete or not at all; of a symlink, to its target.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import inspect
 import io
 import itertools
@@ -13,6 +14,7 @@ import struct
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -556,3 +558,40 @@ def test_peek_under_a_small_bound_fetches_what_stays(range_server: RangeServer) 
         range_server.forget()
         assert len({file.peek(100_000) for _ in range(20)}) == 1
     assert range_server.bytes_sent <= 16 * 1024
+
+
+def test_a_stream_keeps_its_file_open(range_server: RangeServer) -> None:
+    """A file that nobody keeps is not closed in the middle of its stream; what is asked for is checked at once."""
+    url = range_server.add("f", CONTENT)
+    assert b"".join(hctef.HttpFile(url, prefetch_bytes=0).stream()) == CONTENT
+    pieces = hctef.HttpFile(url, prefetch_bytes=0).stream(10, 200_000)
+    first = next(pieces)
+    gc.collect()
+    assert first + b"".join(pieces) == CONTENT[10:200_000]
+    with pytest.raises(ValueError):
+        hctef.HttpFile(url).stream(0, len(CONTENT) + 1)
+
+
+def test_a_stream_ends_with_its_file(range_server: RangeServer) -> None:
+    """After close() there is nothing to stream from, begun or not."""
+    url = range_server.add("f", pattern(3_000_000))
+    file = hctef.HttpFile(url, prefetch_bytes=0)
+    begun, waiting = file.stream(), file.stream()
+    next(begun)
+    file.close()
+    for pieces in (begun, waiting):
+        with pytest.raises(ValueError, match="closed file"):
+            b"".join(pieces)
+    with pytest.raises(ValueError, match="closed file"):
+        file.stream()
+
+
+def test_a_stream_that_is_dropped_lets_its_file_go(range_server: RangeServer) -> None:
+    """Without the garbage collector's help: the two are in no circle."""
+    file = hctef.HttpFile(range_server.add("f", CONTENT), prefetch_bytes=0)
+    pieces, watched = file.stream(), weakref.ref(file)
+    next(pieces)
+    del file
+    assert watched() is not None
+    del pieces
+    assert watched() is None
