@@ -234,6 +234,11 @@ class Reader:
         return self._remote.url if self._remote else "" if callable(self._source) else parse_url(self._source).request
 
     @property
+    def _safe_source(self) -> str:
+        """The URL that was given, without userinfo and query values."""
+        return "" if callable(self._source) else parse_url(self._source).safe
+
+    @property
     def validator(self) -> str | None:
         """What tells this version of the file from others: 'ETag "…"' or 'Last-Modified …'; None where the server
         gives none."""
@@ -263,8 +268,7 @@ class Reader:
     def __repr__(self) -> str:
         remote = self._remote
         if remote is None:
-            where = "" if callable(self._source) else parse_url(self._source).safe
-            return reader_text(self._kind, where, None, 0, "closed" if self.closed else "not open yet")
+            return reader_text(self._kind, self._safe_source, None, 0, "closed" if self.closed else "not open yet")
         return reader_text(self._kind, remote.safe_url, remote.size, remote.resident_bytes, "")
 
     def _repr_html_(self) -> str:

@@ -41,7 +41,8 @@ class HttpFile(SyncReader, io.BufferedIOBase):
             server answered, or that it did not.
     """
 
-    __slots__ = (*(slot for slot in SLOTS if slot != "__weakref__"), "_own_buffer")  # io gives weak references
+    # io gives weak references.
+    __slots__ = (*(slot for slot in SLOTS if slot != "__weakref__"), "_own_buffer", "_past_name")
 
     _kind = "HttpFile"
     _known = frozenset(FileOptions.__annotations__)
@@ -73,6 +74,7 @@ class HttpFile(SyncReader, io.BufferedIOBase):
         return own
 
     _own_buffer: RemoteBuffer | None
+    _past_name: str
     _buffer_class: ClassVar[type[RemoteBuffer]]
     """Set by `remote_buffer.py`, which knows this module: imports point one way."""
 
@@ -241,12 +243,14 @@ class HttpFile(SyncReader, io.BufferedIOBase):
 
     @property
     def name(self) -> str:
-        """The URL without userinfo and query values."""
-        return self._remote.safe_url if self._remote else repr(self)
+        """The URL without userinfo and query values; '' where a callable has yet to give it."""
+        return self._remote.safe_url if self._remote else getattr(self, "_past_name", "") or self._safe_source
 
     def close(self) -> None:
         """Close. Idempotent; clones and views live on. What is being fetched for this file alone is stopped."""
         self._own_buffer = None
+        if self._remote is not None:
+            self._past_name = self._remote.safe_url
         self._release()
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ import inspect
 import io
 import itertools
 import mmap
+import pickle
 import re
 import struct
 import sys
@@ -595,3 +596,19 @@ def test_a_stream_that_is_dropped_lets_its_file_go(range_server: RangeServer) ->
     assert watched() is not None
     del pieces
     assert watched() is None
+
+
+def test_a_closed_file_has_its_name(range_server: RangeServer) -> None:
+    """The URL without what is secret in it: open, pickled, closed, and where a callable gave it."""
+    url = range_server.add("f", CONTENT)
+    shown = url + "?sig=…"
+    secret = url.replace("//", "//user:SECRET@") + "?sig=SECRET"
+    for source in (secret, lambda: secret):
+        file = hctef.HttpFile(source)
+        assert file.name == shown
+        file.close()
+        assert file.name == shown
+    copy = pickle.loads(pickle.dumps(hctef.HttpFile(secret)))
+    assert copy.name == shown
+    copy.close()
+    assert copy.name == shown
