@@ -26,8 +26,8 @@ def checked_advice(
     """What is advised, '' where nothing follows from it, and for which bytes of a file of `size`.
 
     Raises:
-        ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
-        OSError: EINVAL: no advice of the mmap module's.
+        ValueError: `start` lies outside of the file, or the length is negative.
+        OSError: EINVAL: no advice of the mmap module's, or `start` is no multiple of the page size.
     """
     advice = operator.index(option)
     begin = operator.index(start)
@@ -36,8 +36,8 @@ def checked_advice(
         raise ValueError("madvise start out of bounds")
     if count < 0:
         raise ValueError("madvise length invalid")
-    if begin % PAGE:
-        raise ValueError(f"madvise start must be a multiple of {PAGE}")
     if advice not in _ADVICE:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if begin % PAGE:  # the system's checks come last: all that it finds wrong is EINVAL
+        raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: start is no multiple of the page size, {PAGE}")
     return _ADVICE[advice], ByteRange(begin, min(size, begin + count))

@@ -249,8 +249,8 @@ class RemoteBuffer(SyncReader):
         note of, and nothing done.
 
         Raises:
-            ValueError: `start` is no multiple of the page size, lies outside of the file, or the length is negative.
-            OSError: EINVAL: no advice of the mmap module's.
+            ValueError: `start` lies outside of the file, or the length is negative.
+            OSError: EINVAL: no advice of the mmap module's, or `start` is no multiple of the page size.
         """
         advice, extent = checked_advice(option, start, length, self._open().size)
         if advice == "willneed":

@@ -612,3 +612,36 @@ def test_a_closed_file_has_its_name(range_server: RangeServer) -> None:
     assert copy.name == shown
     copy.close()
     assert copy.name == shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (mmap.MADV_WILLNEED, 1, 10),
+        (mmap.MADV_WILLNEED, 1, 0),
+        (mmap.MADV_WILLNEED, len(CONTENT) - 1, 1),
+        (mmap.MADV_WILLNEED, 0, 0),
+        (mmap.MADV_WILLNEED, 0, -1),
+        (mmap.MADV_WILLNEED, 1, -1),
+        (mmap.MADV_WILLNEED, len(CONTENT)),
+        (mmap.MADV_WILLNEED, -1, -1),
+        (mmap.MADV_WILLNEED, 4096, 10**9),
+        (9999, 1, 10),
+        (9999, 0, -1),
+        (9999, len(CONTENT), 1),
+    ],
+)
+def test_advice_is_checked_as_mmap_checks_it(url: str, arguments: tuple[int, ...]) -> None:
+    """The same kind of error, with the same errno, for the first thing that is wrong."""
+
+    def outcome(mapped: Any) -> object:
+        try:
+            return mapped.madvise(*arguments)
+        except (ValueError, OSError) as error:
+            return type(error), getattr(error, "errno", None)
+
+    with tempfile.TemporaryFile() as backing, hctef.RemoteBuffer(url, paging="fill") as buf:
+        backing.write(CONTENT)
+        backing.flush()
+        with mmap.mmap(backing.fileno(), 0, prot=mmap.PROT_READ) as model:
+            assert outcome(buf) == outcome(model)
