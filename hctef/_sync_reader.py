@@ -20,6 +20,8 @@ class SyncReader(Reader):
 
     __slots__ = ()
 
+    _instead_of_a_copy = "clone() gives another cursor on the same pages"
+
     def _start(self, url: UrlSource, options: Mapping[str, Any]) -> None:
         """Check the arguments, and open."""
         self._detach()
@@ -132,7 +134,7 @@ class SyncReader(Reader):
         return _unpickle, (type(self), *state)
 
     def __copy__(self) -> Self:
-        raise TypeError(f"a {self._kind} cannot be copied; clone() gives another cursor on the same pages")
+        raise TypeError(f"a {self._kind} cannot be copied; {self._instead_of_a_copy}")
 
     def __deepcopy__(self, memo: object) -> Self:
         return self.__copy__()

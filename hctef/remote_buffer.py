@@ -60,6 +60,7 @@ class RemoteBuffer(SyncReader):
     _kind = "RemoteBuffer"
     _known = frozenset(BufferOptions.__annotations__)
     _buffer = True
+    _instead_of_a_copy = "file() gives a cursor on the same pages, view(a, b) a part of them"
 
     def __init__(self, url: UrlSource, **options: Unpack[BufferOptions]) -> None:
         check_paging(options)

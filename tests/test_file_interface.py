@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import gc
 import inspect
@@ -608,10 +609,10 @@ def test_a_closed_file_has_its_name(range_server: RangeServer) -> None:
         assert file.name == shown
         file.close()
         assert file.name == shown
-    copy = pickle.loads(pickle.dumps(hctef.HttpFile(secret)))
-    assert copy.name == shown
-    copy.close()
-    assert copy.name == shown
+    pickled = pickle.loads(pickle.dumps(hctef.HttpFile(secret)))
+    assert pickled.name == shown
+    pickled.close()
+    assert pickled.name == shown
 
 
 @pytest.mark.parametrize(
@@ -645,3 +646,14 @@ def test_advice_is_checked_as_mmap_checks_it(url: str, arguments: tuple[int, ...
         backing.flush()
         with mmap.mmap(backing.fileno(), 0, prot=mmap.PROT_READ) as model:
             assert outcome(buf) == outcome(model)
+
+
+def test_what_cannot_be_copied_names_what_can_be_had(url: str) -> None:
+    """Methods that the object has."""
+    with hctef.HttpFile(url) as file, hctef.RemoteBuffer(url) as buf:
+        for reader, methods in ((file, {"clone"}), (buf, {"file", "view"})):
+            for duplicate in (copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match="cannot be copied") as caught:
+                    duplicate(reader)
+                assert set(re.findall(r"(\w+)\(", str(caught.value))) == methods
+                assert methods <= set(dir(reader))
