@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -12,11 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hctef import HctefError, HttpFile, RangeRequestsUnsupportedError, RemoteBuffer, __version__
+from hctef import HctefError, HctefUrlError, HttpFile, RangeRequestsUnsupportedError, RemoteBuffer, __version__
+from hctef._http import checked_headers
 from hctef._repr import format_bytes
 from hctef._serve import NEEDED
 
 INTERRUPTED = 130  # as shells give for SIGINT
+
+_SPELT = {
+    "on_no_range='download'": "--on-no-range download",
+    "validate='size'": "--validate size",
+    "pass headers=…, or a callable url or headers that returns fresh ones": "pass them by -H 'NAME: VALUE'",
+}
+"""How what the library's messages advise is spelt here."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,15 +35,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("url", metavar="URL")
-    common.add_argument("-H", "--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
-    common.add_argument("--timeout", type=float, default=30.0, help="seconds, to connect and between bytes")
-    common.add_argument("--retries", type=int, default=5, help="attempts after the first")
+    common.add_argument(
+        "-H", "--header", type=_header, action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated"
+    )
+    common.add_argument("--timeout", type=_seconds, default=30.0, help="seconds, to connect and between bytes")
+    common.add_argument("--retries", type=_count, default=5, help="attempts after the first")
     common.add_argument("--validate", choices=["strict", "size"], default="strict")
     common.add_argument("--on-no-range", choices=["error", "download"], default="error")
     commands.add_parser("info", parents=[common], help="size, validator, range support, paging")
     cat = commands.add_parser("cat", parents=[common], help="bytes of a file, to stdout")
     cat.add_argument(
-        "range", nargs="?", default=":", metavar="START:STOP", help="as in a slice; -100: are the last 100"
+        "range", type=_slice, nargs="?", default=":", metavar="START:STOP", help="as in a slice; -100: are the last 100"
     )
     cat.add_argument("--progress", action="store_true", help="on stderr, also where that is no terminal")
     serve = commands.add_parser("serve", help="serve a folder with Range requests")
@@ -45,11 +57,47 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# the types of arguments: each raises ArgumentTypeError, whose message, unlike a ValueError's, names no function of ours
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError("a header is 'NAME: VALUE'; one has no colon")  # what it has may be a token
+    try:
+        [checked] = checked_headers({name.strip(): value.strip()}).items()
+    except HctefUrlError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return checked
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"not a positive number of seconds: {text.strip()!r}")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) >= 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"not a number from 0 on: {text.strip()!r}")
+
+
 def _port(text: str) -> int:
-    """Raises ValueError: not the number of a port."""
-    if not 0 <= int(text) < 1 << 16:
-        raise ValueError
-    return int(text)
+    with contextlib.suppress(ValueError):
+        if 0 <= int(text) < 1 << 16:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text.strip()!r}")
+
+
+def _slice(text: str) -> slice:
+    start, colon, stop = text.strip().partition(":")
+    with contextlib.suppress(ValueError):
+        if colon:
+            return slice(int(start) if start else None, int(stop) if stop else None)
+    raise argparse.ArgumentTypeError(f"a range is START:STOP, not {text.strip()!r}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,28 +107,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = [f" {word}" if word.startswith("-") and word[1:2].isdigit() else word for word in given]
     arguments = _parser().parse_args(given)
     try:
-        return int({"info": _info, "cat": _cat, "serve": _serve, "demo": _demo}[arguments.command](arguments))
+        if sys.stdout is None and arguments.command != "serve":  # a server needs nobody who reads what it says
+            raise OSError("stdout is closed")
+        status = int({"info": _info, "cat": _cat, "serve": _serve, "demo": _demo}[arguments.command](arguments))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here an error can be told
+        return status
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 0
     except ImportError as error:
-        print(f"hctef: error: {NEEDED if error.name == 'aiohttp' else error}", file=sys.stderr)
+        _complain(NEEDED if error.name == "aiohttp" else str(error))
     except (HctefError, OSError, ValueError) as error:
-        print(f"hctef: error: {error}", file=sys.stderr)
+        _complain(str(error))
+        _give_up_stdout()
     return 1
 
 
+def _complain(message: str) -> None:
+    for ours, spelt in _SPELT.items():
+        message = message.replace(ours, spelt)
+    if sys.stderr is not None:  # print would take stdout instead
+        print(f"hctef: error: {message}", file=sys.stderr)
+
+
+def _give_up_stdout() -> None:
+    """Let what cannot be written go, or the interpreter would try once more when it ends, and say so."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    headers = {}
-    for text in arguments.header:
-        name, colon, value = text.partition(":")
-        if not colon:
-            raise ValueError("a header is 'Name: value'; one has no colon")  # what it has may be a token
-        headers[name.strip()] = value.strip()
     names = ("timeout", "retries", "validate", "on_no_range")
-    return {"headers": headers, "prefetch_bytes": 0, **{name: getattr(arguments, name) for name in names}}
+    return {
+        "headers": dict(arguments.header),
+        "prefetch_bytes": 0,
+        **{name: getattr(arguments, name) for name in names},
+    }
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -100,21 +168,10 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _slice(text: str) -> slice:
-    start, colon, stop = text.strip().partition(":")
-    try:
-        if not colon:
-            raise ValueError
-        return slice(int(start) if start else None, int(stop) if stop else None)
-    except ValueError:
-        raise ValueError(f"a range is START:STOP, not {text!r}") from None
-
-
 def _cat(arguments: argparse.Namespace) -> int:
-    wanted = _slice(arguments.range)
-    shown = arguments.progress or sys.stderr.isatty()
+    shown = sys.stderr is not None and (arguments.progress or sys.stderr.isatty())
     with HttpFile(arguments.url, **_options(arguments)) as file:
-        start, stop, _ = wanted.indices(file.size)
+        start, stop, _ = arguments.range.indices(file.size)
         done, begin, last = 0, time.monotonic(), 0.0
         for piece in file.stream(start, max(start, stop)):
             sys.stdout.buffer.write(piece)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from hctef import _demo, cli
 from hctef._serve import background_server
 from tests.helpers import pattern
-from tests.range_server import RangeServer, ignore_range
+from tests.range_server import RangeServer, ignore_range, status
 
 
 def test_info_of_a_small_file(range_server: RangeServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,18 +33,73 @@ def test_info_of_an_empty_file(range_server: RangeServer, capsys: pytest.Capture
     assert "ranges     not needed" in capsys.readouterr().out
 
 
-def test_a_header_without_a_colon_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """It may be a token."""
-    assert cli.main(["info", "http://127.0.0.1:1/f", "-H", "SECRET"]) == 1
-    assert "SECRET" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("port", ["-1", "65536", "x"])
-def test_serve_refuses_a_port_that_is_none(tmp_path: Path, port: str) -> None:
-    """As wrong usage."""
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cat", "URL", "5"], "argument START:STOP: a range is START:STOP, not '5'"),
+        (["cat", "URL", "a:b"], "argument START:STOP: a range is START:STOP, not 'a:b'"),
+        (["cat", "URL", "-6"], "argument START:STOP: a range is START:STOP, not '-6'"),
+        (["cat", "URL", "0:10:2"], "argument START:STOP: a range is START:STOP, not '0:10:2'"),
+        (["info", "URL", "--timeout", "0"], "argument --timeout: not a positive number of seconds: '0'"),
+        (["info", "URL", "--timeout", "nan"], "argument --timeout: not a positive number of seconds: 'nan'"),
+        (["cat", "URL", "--timeout", "x"], "argument --timeout: not a positive number of seconds: 'x'"),
+        (["cat", "URL", "--retries", "-1"], "argument --retries: not a number from 0 on: '-1'"),
+        (["cat", "URL", "--retries", "1.5"], "argument --retries: not a number from 0 on: '1.5'"),
+        (["info", "URL", "-H", "SECRET"], "argument -H/--header: a header is 'NAME: VALUE'; one has no colon"),
+        (["info", "URL", "-H", "Range: SECRET"], "argument -H/--header: hctef sets the header 'Range' itself"),
+        (["info", "URL", "-H", "X: SEC\nRET"], "argument -H/--header: the value of header 'X' holds a line break"),
+        (["serve", ".", "--port", "99999"], "argument --port: a port is a number from 0 to 65535, not '99999'"),
+        (["serve", ".", "--port=-1"], "argument --port: a port is a number from 0 to 65535, not '-1'"),
+        (["serve", ".", "--port", "x"], "argument --port: a port is a number from 0 to 65535, not 'x'"),
+    ],
+)
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    """It says which argument is wrong, and why; a header's value may be a token, and is not shown."""
     with pytest.raises(SystemExit) as caught:
-        cli.main(["serve", str(tmp_path), f"--port={port}"])
+        cli.main(arguments)
     assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.endswith(f"error: {message}\n")
+    assert "SECRET" not in shown
+
+
+def test_advice_is_spelt_as_on_the_command_line(range_server: RangeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options rather than keyword arguments."""
+    url = range_server.add("f", pattern(500_000))
+    for behaviour, advice in (
+        (ignore_range, "--on-no-range download fetches it once, whole"),
+        (status(401), "pass them by -H 'NAME: VALUE'"),
+        (status(412), "where a CDN's ETag differs from node to node: --validate size"),
+    ):
+        range_server.behave("f", behaviour)
+        assert cli.main(["cat", url]) == 1
+        shown = capsys.readouterr().err
+        assert f"{advice})\n" in shown
+        assert "=" not in shown
+
+
+@pytest.mark.parametrize("command", ["cat", "info"])
+@pytest.mark.parametrize(("target", "message"), [("&-", "stdout is closed"), ("/dev/full", "[Errno 28]")])
+def test_a_stdout_that_takes_nothing(range_server: RangeServer, command: str, target: str, message: str) -> None:
+    """Closed or full: an error in a line, and exit status 1."""
+    url = range_server.add("f", pattern(100))
+    if target == "/dev/full" and not Path(target).exists():
+        pytest.skip("a device of Linux")
+    line = f'exec "{sys.executable}" -m hctef {command} {url} >{target}'
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"hctef: error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_stderr_leaves_stdout_alone(range_server: RangeServer) -> None:
+    """Neither progress nor errors go where the bytes go."""
+    url = range_server.add("f", pattern(100))
+    for name, code, expected in ((url, 0, pattern(100)), (range_server.url("missing"), 1, b"")):
+        line = f'exec "{sys.executable}" -m hctef cat --progress {name} 2>&-'
+        done = subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stdout) == (code, expected)
 
 
 def test_serve_refuses_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

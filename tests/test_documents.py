@@ -111,8 +111,6 @@ def test_errors_are_one_line(range_server: RangeServer, capsys: pytest.CaptureFi
         ["info", "ftp://host/x"],
         ["info", range_server.url("missing")],
         ["cat", url, "--retries", "0"],
-        ["cat", url, "abc"],
-        ["info", url, "-H", "no colon"],
         ["serve", "/no/such/folder"],
     ):
         assert cli.main(arguments) == 1
