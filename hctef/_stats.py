@@ -34,4 +34,9 @@ class Stats:
         return Stats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __str__(self) -> str:
-        return ", ".join(f"{f.name}={getattr(self, f.name):.6g}" for f in fields(self))
+        return ", ".join(f"{f.name}={_shown(getattr(self, f.name))}" for f in fields(self))
+
+
+def _shown(value: object) -> str:
+    """Counts to the last digit, seconds to the millisecond."""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

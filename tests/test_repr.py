@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hctef._repr import BLOCKS, filled, format_bytes, page_map_text
+from hctef._stats import Stats
 
 
 @given(st.data(), st.integers(1, 5000), st.sampled_from([1, 7, 64, 360]))
@@ -30,3 +31,11 @@ def test_a_full_file_is_full(size: int) -> None:
 def test_sizes_go_on_to_the_next_unit() -> None:
     """No '1024.0 KiB'."""
     assert [format_bytes(n) for n in (1023, 1024**2 - 1, 1024**3 - 1)] == ["1023 B", "1.0 MiB", "1.0 GiB"]
+
+
+def test_statistics_are_shown_to_the_last_digit() -> None:
+    """Counts as they are, however large; seconds to the millisecond."""
+    shown = str(Stats(requests=7, bytes_fetched=4_001_792, bytes_read=10**15, seconds_waited=1234.56789))
+    assert "requests=7, bytes_fetched=4001792, bytes_read=1000000000000000, hits=0," in shown
+    assert shown.endswith("seconds_waited=1234.568")
+    assert str(Stats(seconds_waited=1e-5)).endswith("seconds_waited=0.000")
