@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hctef.aio import AsyncHttpFile as AsyncHttpFile
     from hctef.aio import AsyncRemoteBuffer as AsyncRemoteBuffer
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # as pyproject.toml has it
 
 __all__ = [
     "HctefError",

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,8 @@ def test_page_maps() -> None:
         "1.5 KiB",
         "1.0 TiB",
     ]
+
+
+def test_the_version_is_the_projects() -> None:
+    """pyproject.toml and the package say the same."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == hctef.__version__
