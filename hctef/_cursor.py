@@ -47,7 +47,7 @@ LINE_BYTES = 64 * 1024  # a search for a line's end looks at this many bytes fir
 LINE_BYTES_MOST = 1024 * 1024
 
 
-def line(start: int, stop: int, most: int = LINE_BYTES_MOST) -> Generator[tuple[int, int], bytes, bytes]:
+def line(start: int, stop: int, most: int) -> Generator[tuple[int, int], bytes, bytes]:
     """The line that begins at `start`, not beyond `stop`: yields the ranges that it needs, is sent their bytes.
 
     `most`: bytes to look at at once. What comes behind a line's end must stay in memory: the next line is there.

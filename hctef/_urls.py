@@ -49,7 +49,8 @@ def parse_url(url: object) -> Url:
         raise HctefUrlError("not a valid URL: its host or port cannot be read") from None
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https"):
-        raise HctefUrlError(f"not an http(s) URL: the scheme is {scheme[:20] or 'missing'!r}")
+        what = f"its scheme is {scheme[:20]!r}" if scheme else "it has no http:// or https:// in front"
+        raise HctefUrlError(f"not an http(s) URL: {what}")
     if not host:
         raise HctefUrlError("not a valid URL: it names no host")
     userinfo, _, location = parts.netloc.rpartition("@")

@@ -79,7 +79,7 @@ class AsyncHttpFile(AsyncReader):
 
     async def _far_line(self, start: int, stop: int) -> bytes:
         """The line that begins at `start`, fetched piece by piece."""
-        scan = line(start, stop)
+        scan = line(start, stop, self._open().planner.window)
         wanted = next(scan)
         try:
             while True:
