@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 import os
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -25,7 +27,9 @@ from tests.pager_programs import children
 if not hctef.paging_support():
     pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
 
-from hctef.pager.client import Client
+from hctef._faulting import FaultingArena
+from hctef._shared_memory import memfd
+from hctef.pager.client import Client, the_client
 from hctef.pager.conversation import Request
 from hctef.pager.helpers import start_helpers
 from hctef.pager.link import Link, settle
@@ -228,6 +232,26 @@ def test_an_answer_to_who_gave_up(caplog: pytest.LogCaptureFixture) -> None:
         settle(future, error=OSError())
     assert answered.result() == 1
     assert not caplog.records
+
+
+def test_a_child_lets_go_of_what_was_never_attached() -> None:
+    """Helpers had not answered when the process forked: the child has nobody who would, and closes what it has."""
+    wait_until(lambda: not threads())
+    arena, client = FaultingArena(1 << 20), the_client()
+    link = Link(client, arena.mapping, {"link": "a"}, memfd("table", 4096))
+    arena.mapping.closed = link.unmapped
+    left: Any = SimpleNamespace(close=lambda: None)
+    client._left = [left]  # they may fill it in the parent
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forks beside threads
+        pid = os.fork()
+    if pid == 0:
+        before = len(descriptors())
+        del arena
+        gc.collect()
+        os._exit(before - len(descriptors()))
+    client._left = []
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
 
 
 END = """

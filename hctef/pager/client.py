@@ -157,7 +157,7 @@ class Client(Conversation):
         if self._left or not self._guard.acquire(blocking=False):
             return False
         try:
-            self._thread = None  # first: what is posted from now on is posted by who sees that
+            self._thread = None  # first: who posts from now on sees that nobody listens
             if self._posted:
                 self._thread = threading.current_thread()
                 return False
@@ -231,6 +231,8 @@ class Client(Conversation):
                 with contextlib.suppress(OSError):  # no more descriptors: the thread tries until it has others
                     self._join(helpers)
             helpers.close()
+        parent._links, parent._helpers, parent._next, parent._left = {}, None, None, []  # what was never attached
+        parent._posted.clear()  # is still the parent's, who is nobody here
         if self._links:
             with self._guard, contextlib.suppress(RuntimeError):  # the next request starts it
                 self._start()
@@ -285,6 +287,7 @@ def _after_fork_in_child(alive: list[Mapping]) -> None:
     global _client  # noqa: PLW0603  # a new process, a new client
     parent = _client
     os.close(parent._wake)  # first: there may be room for no more descriptors
+    parent._wake = -1
     _client = Client()
     _client.in_child(parent, alive)
 

@@ -91,6 +91,7 @@ class Link:
     def unmapped(self, mapping: Mapping, room: mmap.mmap) -> None:
         """The mapping's last view is gone, perhaps by the garbage collector. Its descriptors are the client's now."""
         self.room = room
+        self.descriptors[:2] = mapping.uffd, mapping.memfd  # in a forked child not what they were
         mapping.uffd = mapping.memfd = -1
         mapping.closed = lambda *_: None
         self.mapping = None
