@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hctef
+from hctef import _aiohttp
 from hctef._options import Options
 from hctef.aio import AsyncHttpFile, AsyncRemoteBuffer
 from tests.helpers import pattern, run_clean, wait_until
@@ -567,6 +568,32 @@ def test_open_again(url: str) -> None:
                 assert await file.read(100) == DATA[:100]
                 assert await file.open() is file
                 assert file.tell() == 100
+
+    run_clean(main)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_clone_keeps_its_connection(range_server: RangeServer, url: str, *, closed: bool) -> None:
+    """When the file that it came from was closed, until it is closed itself, or garbage."""
+
+    async def main() -> None:
+        file = await AsyncHttpFile(url, prefetch_bytes=0, readahead="off").open()
+        clones = [file.clone(), file.clone()]
+        await file.close()
+        before = range_server.connections
+        for at in range(0, 2_000_000, 100_000):
+            for clone in clones:
+                clone.seek(at)
+                assert await clone.read(10) == DATA[at : at + 10]
+        assert range_server.connections == before + 1
+        while clones:
+            clone = clones.pop()
+            if closed:
+                await clone.close()
+            del clone
+            gc.collect()
+            await asyncio.sleep(0.05)
+            assert (asyncio.get_running_loop() in _aiohttp._sessions) == bool(clones)
 
     run_clean(main)
 

@@ -144,10 +144,10 @@ def test_a_cancelled_load_keeps_no_pin(url: str) -> None:
             loading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 (await loading).release()
-            del loading
-            gc.collect()
-            assert not planner.cache._held
-        await session_is_gone()
+        del loading
+        gc.collect()
+        assert not planner.cache._held
         await clone.close()
+        await session_is_gone()
 
     run_clean(main)

@@ -72,7 +72,8 @@ class AsyncReader(Reader):
 
     @classmethod
     def _on(cls, remote: Remote, driver: AsyncDriver | None, *, owner: bool = False) -> Self:
-        """A reader of pages that are open. An owner keeps connections until it is closed, others while they read."""
+        """A reader of pages that are open. An owner keeps connections until it is closed, others read by the owner's
+        while there are those."""
         reader = cls._sharing(remote)
         reader._driver, reader._state, reader._owner = driver, "open", owner
         return reader
@@ -97,8 +98,8 @@ class AsyncReader(Reader):
             if driver is None or driver.closed:
                 driver = AsyncDriver(remote.planner, remote.driver.lock, AiohttpTransport(remote.options))
                 remote.async_drivers[loop] = driver
-            driver.holds += self._owner
-            self._driver = driver
+            driver.holds += 1  # else a reader whose owner was closed would connect for each read
+            self._driver, self._owner = driver, True
         driver.check_loop()
         return driver
 
