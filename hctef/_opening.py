@@ -63,8 +63,6 @@ class Opening:
         elif head.status == 200:
             if head.length == 0 and not head.coded:
                 return self._empty(head)
-            if (whole := self._all_of_it(head)) is not None:
-                return (yield from self._take(head, whole))
             if not self._from_end or head.length is None:
                 return (yield from self._no_range(head))
             tail = head.length
@@ -124,15 +122,6 @@ class Opening:
             message = f"{self._where}: asked for [{start}, {size}), the server sent {tuple(part.extent)} of {part.size}"
             raise HctefNetworkError(message, status=206)
         yield from self._take(head, part)
-
-    def _all_of_it(self, head: Head) -> Part | None:
-        """What a 200 brings that is just what was asked for, as the file is no longer than that: to some servers a
-        range of all is no range (RFC 9110 section 14.2). It must say that it knows others."""
-        length = head.length
-        if length is None or length > self._want or head.chunked or head.headers.get("accept-ranges") != "bytes":
-            return None
-        check_whole(head, self._where)
-        return Part(ByteRange(0, length), length)
 
     def _as_asked(self, part: Part) -> bool:
         (start, stop), size = part.extent, part.size

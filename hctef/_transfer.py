@@ -20,7 +20,6 @@ from hctef._http import (
     Part,
     Validator,
     check_version,
-    check_whole,
     checked_headers,
     parse_part,
     range_header,
@@ -337,9 +336,6 @@ class Requester:
                 f"{where}: the file changed: it had {self.size} bytes, now {head.unsatisfied_size()} ({CHANGED_HINT})"
             )
             raise RemoteFileChangedError(message, status=status)
-        if status == 200 and (start, stop) == (0, self.size) == (0, head.length) and not head.chunked:
-            check_whole(head, where)  # a range of all is no range to some servers (RFC 9110 section 14.2)
-            return Part(ByteRange(start, stop), self.size)
         if status != 206:
             raise status_error(head, where, hint=self.hint if status in (401, 403) else "")
         part = parse_part(head, where)

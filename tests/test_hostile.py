@@ -233,30 +233,11 @@ def test_what_tls_was_not_told_the_end_of_is_cut(ca: Any, ca_file: Path) -> None
     thread.join()
 
 
-# a range of all
-
-
-@pytest.mark.parametrize("size", [1, 5000, 60_000])
-def test_a_range_of_all_may_be_answered_with_all(range_server: RangeServer, size: int) -> None:
-    """RFC 9110 section 14.2: some servers send 200 then. This one says that it knows ranges."""
-
-    def whole(_: Request, reply: Reply) -> None:
-        if len(reply.body) == size:
-            reply.whole()
-
-    url = range_server.add("s", DATA[:size])
-    range_server.behave("s", whole)
-    for options in ({}, {"prefetch_bytes": 0, "prefetch_direction": "START", "minimum_range_request_bytes": 100}):
-        with opened(url, **options) as file:
-            assert file.read() == DATA[:size]
-            file.evict()
-            assert read(file, 0, size) == DATA[:size]
-    range_server.behave("s", ignore_range, header("Accept-Ranges", None))
-    with pytest.raises(hctef.RangeRequestsUnsupportedError):
-        opened(url)
+# a slice
 
 
 def test_a_part_is_not_answered_with_all(range_server: RangeServer, url: str) -> None:
+    """Nor is what looked as if ranges were known, and is no longer."""
     range_server.behave("f", after(1, ignore_range))
     with opened(url) as file, pytest.raises(hctef.RangeRequestsUnsupportedError):
         read(file, 0, 4096)
