@@ -178,7 +178,7 @@ def test_a_reply_that_is_none(client: Client, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("where", ["socketpair", "pidfd_open"])
 def test_no_descriptor_for_a_helper(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an error to who asked; neither a descriptor is left, nor a child that nobody waits for."""
-    wait_until(lambda: not children(os.getpid()))
+    known = set(children(os.getpid()))  # a server of the tests, helpers that other tests had
     before = descriptors()
 
     def refuse(*_: object) -> None:
@@ -187,7 +187,7 @@ def test_no_descriptor_for_a_helper(where: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(socket if where == "socketpair" else os, where, refuse)
     with pytest.raises(hctef.PagerError, match="too many open files"):
         start_helpers()
-    assert not children(os.getpid())
+    assert set(children(os.getpid())) <= known
     assert descriptors() == before
 
 
@@ -236,6 +236,7 @@ def test_an_answer_to_who_gave_up(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_child_lets_go_of_what_was_never_attached() -> None:
     """Helpers had not answered when the process forked: the child has nobody who would, and closes what it has."""
+    gc.collect()  # what other tests left would be closed in the child too
     wait_until(lambda: not threads())
     arena, client = FaultingArena(1 << 20), the_client()
     link = Link(client, arena.mapping, {"link": "a"}, memfd("table", 4096))
