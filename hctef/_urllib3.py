@@ -102,7 +102,7 @@ class Urllib3Transport:
         elif response is None and self.pool is None:
             response = shared_pool(environment_proxy(url)).request(method, url, headers=headers, **options)
         elif response is None and self.pool is not None:
-            theirs = {} if request.foreign else _added(getattr(self.pool, "headers", None) or {}, headers)
+            theirs = {} if request.foreign else pool_headers(self.pool, headers)
             response = self.pool.request(method, url, headers=theirs | headers, pool_timeout=self._connect, **options)
         return response if isinstance(response, PlainResponse) else Urllib3Response(response)
 
@@ -112,9 +112,11 @@ class Urllib3Transport:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
 
 
-def _added(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """What a caller's pool sends with each request, as far as it does not decide which bytes come."""
+def pool_headers(pool: object, ours: Mapping[str, str]) -> dict[str, str]:
+    """What a caller's pool sends with each request, as far as it neither decides which bytes come nor stands in
+    `ours`."""
     taken = OURS | {name.lower() for name in ours}
+    theirs: Mapping[str, str] = getattr(pool, "headers", None) or {}
     return {name: value for name, value in theirs.items() if name.lower() not in taken}
 
 

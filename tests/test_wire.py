@@ -178,6 +178,7 @@ def test_policies_and_pools_come_as_they_went() -> None:
     pool = urllib3.ProxyManager(
         "http://127.0.0.1:1",
         proxy_headers={"x-proxy": "v"},
+        headers={"Authorization": "Bearer T", "Range": "bytes=0-1"},
         source_address=("127.0.0.1", 0),
         socket_options=[(6, 1, 1)],
         cert_reqs="CERT_NONE",
@@ -193,6 +194,7 @@ def test_policies_and_pools_come_as_they_went() -> None:
         assert sorted(getattr(other.retries, name)) == sorted(getattr(retry, name))
     assert (other.timeout._connect, other.timeout._read) == (1, 2)
     assert isinstance(other.pool, urllib3.ProxyManager)
+    assert other.headers == {"Authorization": "Bearer T"}
     assert other.pool.proxy is not None
     assert other.pool.proxy.url == "http://127.0.0.1:1"
     assert dict(other.pool.proxy_headers) == {"x-proxy": "v"}

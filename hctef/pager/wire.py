@@ -4,8 +4,7 @@ Never pickle: what comes over a socket is data. Every request has an `id`, and i
 
 | op | fields, descriptors | reply |
 | --- | --- | --- |
-| attach | link, base, size, url, line, …; [uffd, memfd, table] | {} |
-| rearm | link, base; [uffd]: a forked child's | {} |
+| attach | link, base, size, url, line, …; [uffd, memfd, table]; a forked child says it too | {} |
 | client | [socket]: a forked child's own | none |
 | read | link, start, stop, hold | {} |
 | prefetch | link, ranges, wait | {count} |
@@ -40,7 +39,7 @@ from hctef._http import Validator, checked_headers
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
 from hctef._shared_memory import high
-from hctef._urllib3 import pool_timeout
+from hctef._urllib3 import pool_headers, pool_timeout
 from hctef._urls import Url, parse_url
 from hctef.exceptions import HctefError, HctefNetworkError, PagerError
 
@@ -52,7 +51,7 @@ MOST_RANGES = 1000
 
 MOST_DESCRIPTORS = 8
 
-ANSWERED = frozenset({"attach", "rearm", "read", "prefetch", "evict", "detach"})
+ANSWERED = frozenset({"attach", "read", "prefetch", "evict", "detach"})
 
 _PROXIES = [f(f"{name}_proxy") for name in ("http", "https", "all", "no") for f in (str.lower, str.upper)]
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -248,7 +247,8 @@ def _pack_options(options: Options) -> Message:
     """What `pack_source` says of the options. Values that JSON has not are left as they are."""
     timeout, retries, pool = pool_timeout(options.timeout), options.retries, options.pool
     found: Message = {name: getattr(options, name) for name in _SENT}
-    found["headers"] = checked_headers(options.headers)
+    headers = checked_headers(options.headers)
+    found["headers"] = headers if pool is None else pool_headers(pool, headers) | headers
     found["timeout"] = (
         None
         if timeout is None
