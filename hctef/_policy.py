@@ -50,6 +50,10 @@ SMALL = 8
 ENLARGED = 32
 """Misses whose neighbourhood is fetched behind the reader when blocks grow."""
 
+SLOWEST, SLOWEST_NEAR = 4.0, 2.0
+"""Round trips that a miss is believed to take at most. Over a near line most of a long wait is what else this machine
+does: believed, it had views fetch 67 MB of 16.8 that were read, in regions.
+"""
 INTAKE = 1e9
 """Bytes/s that a process takes up of a near line, with all that it does with them."""
 LONGEST_ALONE = 4 * MIB
@@ -120,7 +124,8 @@ class Policy(Foresight):
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
         if self._unexplained and not self.paying:  # after that it waits for our own bytes
-            ratio = min(4.0, max(1.0, seconds / self._link.cost))
+            most = SLOWEST_NEAR if self._link.near else SLOWEST
+            ratio = min(most, max(1.0, seconds / self._link.cost))
             self._slowness += (ratio - self._slowness) / 8
 
     def access(

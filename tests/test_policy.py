@@ -579,3 +579,13 @@ def test_a_reader_who_follows_the_bytes_is_fetched_longer_blocks() -> None:
 
     assert longest(follows=False) == 4 * MIB
     assert longest(follows=True) == 16 * MIB
+
+
+@pytest.mark.parametrize(("round_trip", "most"), [(0.0002, 2.0), (0.02, 4.0)])
+def test_a_long_wait_is_not_believed(round_trip: float, most: float) -> None:
+    """What else the machine did is no property of the line."""
+    fetch = policy(round_trip=round_trip)
+    for at in range(0, 1 << 30, 1 << 24):
+        fetch.access(at, at + 1, 0.0, missing=True)
+        fetch.waited(1.0)
+    assert 1.0 < fetch._slowness <= most

@@ -27,6 +27,7 @@ ADAPTERS: dict[str, Adapter] = {
     for adapter in (
         Hctef("hctef", bare={"prefetch_bytes": 0}),
         HctefBuffer("hctef-buffer"),
+        Hctef("hctef-64", max_connections=64),
         HctefPrefetch("hctef-prefetch"),
         HctefAsync("hctef-async"),
         HctefOld("hctef-0.4.1", bare={"prefetch_bytes": 0}),
