@@ -52,7 +52,7 @@ ENLARGED = 32
 
 SLOWEST, SLOWEST_NEAR = 4.0, 2.0
 """Round trips that a miss is believed to take at most. Over a near line most of a long wait is what else this machine
-does: believed, it had views fetch 67 MB of 16.8 that were read, in regions.
+does: believed, it had views fetch 67 MB of 16.8 that were read, in regions. Where reads show such, blocks grow instead.
 """
 INTAKE = 1e9
 """Bytes/s that a process takes up of a near line, with all that it does with them."""
@@ -207,7 +207,7 @@ class Policy(Foresight):
             region = self._rents.missed(
                 start,
                 1.0 if stop - start < unit else 0.5,  # who reads much at once chooses what
-                self._price * self._slowness,
+                self._price * (1.0 if local and self._link.near else self._slowness),
                 self._absent,
                 self._window,
                 local=local,
