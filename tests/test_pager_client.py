@@ -278,3 +278,33 @@ def test_the_interpreter_ends(nginx: NginxServer) -> None:
     done = subprocess.run([sys.executable, "-c", END, url], capture_output=True, text=True, check=False, timeout=60)
     expected = pattern(2_000_010)[2_000_000:].hex()
     assert (done.stdout, done.stderr) == (f"the interpreter ends, and its pager's thread with it\n{expected}\n", "")
+
+
+FORKS = """
+import importlib.abc, os, signal, sys, threading, time, hctef
+importing = threading.Event()
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "hctef.pager.handover":  # with the lock of that module
+            importing.set()
+            time.sleep(0.3)
+sys.meta_path.insert(0, Slow())
+first, second = (hctef.RemoteBuffer(sys.argv[1], paging="fault") for _ in range(2))
+thread = threading.Thread(target=memoryview, args=[first])
+thread.start()
+importing.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    os._exit(memoryview(second)[5])
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_fork_while_another_thread_imports_the_pager(nginx: NginxServer) -> None:
+    """In the child that import is nobody's: its first view would wait for it."""
+    url = nginx.add("imports", pattern(1 << 20))
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{pattern(6)[5]}\n", "")
