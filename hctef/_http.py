@@ -254,7 +254,7 @@ def _check_transfer(head: Head, where: str) -> None:
     """Raises HctefNetworkError: the body has a transfer coding that nobody has undone, or a length besides, as where
     one answer is smuggled into another (RFC 9112 sections 6.1 and 6.3)."""
     coding, both = head.headers.get("transfer-encoding"), "content-length" in head.headers
-    if coding is not None and (both or not head.chunked):
+    if coding is not None and coding.lower() != "identity" and (both or not head.chunked):  # as HTTP had it until 2014
         what = ", and a Content-Length" if both else ", which nobody asked for"
         message = f"{where}: status {head.status} with Transfer-Encoding {coding[:40]!r}{what}"
         raise HctefNetworkError(message, status=head.status)

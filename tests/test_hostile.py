@@ -116,6 +116,13 @@ def test_a_transfer_coding_that_nobody_undoes_is_an_error(
         assert read(file, 0, 4096) == DATA[:4096]
 
 
+def test_no_coding_may_be_named(range_server: RangeServer, url: str) -> None:
+    """RFC 2616 section 3.6 had one of that name; RFC 7230 has taken it back."""
+    range_server.behave("f", header("Transfer-Encoding", "identity"))
+    with opened(url) as file:
+        assert read(file, 0, 5000) == DATA[:5000]
+
+
 def fewer(count: int) -> Behaviour:
     """A body in chunks that ends as it should, and too early."""
 
