@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -133,10 +134,6 @@ def _measured(network: links.Network, link: str, what: str, where: str) -> dict[
     return found
 
 
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
-
-
 def _line(what: str, reached: str, bar: str = "") -> None:
     print(f"{what:<58} {reached:>9}  {bar}")
 
@@ -166,7 +163,7 @@ def _loopback(network: links.Network, data: Path) -> None:
         sums.append(_measured(network, "raw", "total", url))
         local.append(_measured(network, "raw", "in_memory", str(data)))
         assert sums[-1]["value"] == local[-1]["value"]
-    ratio = _median([get["seconds"] / mine["seconds"] for get, mine in zip(gets, sums, strict=True)])
+    ratio = statistics.median(get["seconds"] / mine["seconds"] for get, mine in zip(gets, sums, strict=True))
     _line("loopback: sum of 512 MiB", f"{_median_of('seconds', sums):.2f} s")
     _line("    open and map", f"{_median_of('mapped', sums):.2f} s")
     _line("    urllib3's stream() of as much", f"{_median_of('seconds', gets):.2f} s")
@@ -195,7 +192,7 @@ def _far(network: links.Network, data: Path) -> None:
 
 
 def _median_of(name: str, found: list[dict[str, Any]]) -> float:
-    return _median([each[name] for each in found])
+    return float(statistics.median(each[name] for each in found))
 
 
 if __name__ == "__main__":

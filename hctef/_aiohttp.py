@@ -123,6 +123,11 @@ class AiohttpTransport:
             )
         return self._bare
 
+    def look_after(self) -> None:
+        """A response is over: our own connector looks itself, before it hands out a connection."""
+        if not self._own:
+            close_spoilt(self.session.connector)
+
     async def close(self) -> None:
         """Let the shared session go; the last file closes it."""
         session = self._let_go()
@@ -195,7 +200,7 @@ class AiohttpExchange:
         response, self._response = self._response, None
         if response is not None:
             response.close()  # one that was read to its end has given its connection back before
-            close_spoilt(self._transport.session.connector)
+            self._transport.look_after()
 
     def abort(self) -> None:
         self.drop()

@@ -87,18 +87,16 @@ class Delivery(Wishing):
         nobody else knows of that yet."""
         fresh = self.cache.fresh
         try:
-            step = generator.send(value) if error is None else generator.throw(error)
-        except StopIteration:
-            fresh.clear()
+            return generator.send(value) if error is None else generator.throw(error)
+        except StopIteration:  # it may return them
             raise
         except BaseException:  # raised again
             for claim in fresh:
                 if not claim.started:
                     self.give_back(claim)
-            fresh.clear()
             raise
-        fresh.clear()
-        return step
+        finally:
+            fresh.clear()
 
     # transfers
 

@@ -264,9 +264,7 @@ class Driver:
         except RuntimeError:
             log.warning("no thread can be started: nothing is fetched behind the reader")
             with self.lock:
-                for claim in claims:
-                    if not claim.started and claim not in own:
-                        self.planner.give_back(claim)
+                self.planner.cancel(claim for claim in claims if not claim.started and claim not in own)
 
     def close(self, *, garbage: bool = False) -> None:
         """Stop transfers, sleeps and waits. Returns at once; threads end by themselves.

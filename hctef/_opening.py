@@ -225,8 +225,7 @@ class Opening:
 
     def _download(self, head: Head) -> PlanGen[bool]:
         """The body of a 200 into the arena; False where it was cut, so that it must be asked for again."""
-        planner, limit = self._planner, self._options.max_resident_bytes
-        size = None if head.chunked else head.length
+        planner, limit, size = self._planner, self._options.max_resident_bytes, head.length
         if limit is not None and (size or 0) > limit:
             raise RangeRequestsUnsupportedError(
                 f"{self._where}: {size} bytes are more than max_resident_bytes", status=200
@@ -253,7 +252,7 @@ class Opening:
                 if at > self._furthest:  # else it begins anew each time, and gets nowhere
                     self._attempts.progress(at - self._furthest)
                     self._furthest = at
-            if size is None and not head.chunked:
+            if not head.framed:
                 yield from self._check_end(head, at)
         except TransportError as error:
             yield from self._requester.again(self._attempts, error, self._where)

@@ -254,7 +254,7 @@ class Requester:
 
         What joins the `lane` meanwhile is asked for behind it.
         """
-        measured = head.length is not None and not head.chunked
+        measured = head.length is not None  # `check` lets none through that is chunked besides
         if not (measured or sink.passes):
             return (yield from self._unmeasured(attempts, head, at, stop, sink, commit))
         where = self.where(at, stop)
