@@ -27,6 +27,9 @@ class Arena(Protocol):
     bytes: mmap.mmap
     """The mapping. `bytes[a:b]` copies out what is resident."""
 
+    huge: bool
+    """Whether what `expect` was told of comes in huge pages, where no small one is there already."""
+
     @property
     def overhead(self) -> int:
         """Bytes of memory that it takes beyond its resident pages."""
@@ -64,6 +67,7 @@ class AnonymousArena:
 
     __slots__ = ("bytes", "size")
 
+    huge = True
     overhead = 0
 
     def __init__(self, size: int) -> None:

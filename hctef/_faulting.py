@@ -138,6 +138,7 @@ class FaultingArena:
 
     __slots__ = ("bytes", "mapping", "size")
 
+    huge = False
     overhead = 0
 
     def __init__(self, size: int, *, user_mode_only: bool = False) -> None:

@@ -36,6 +36,9 @@ SPLIT_MOST = 4
 starts slowly, and the line waits for none of them. Where a server gives each connection a share, 4 have four."""
 
 
+SHORT = 64 * 1024
+"""Bytes that are copied under the lock: to release it and take it again takes longer."""
+
 LONG = 4 * 1024 * 1024
 """A read of more bytes is fetched and copied out at the same time, so many bytes after so many."""
 
@@ -123,6 +126,8 @@ class Planner(Delivery):
                 first = start
             if first < gaps[0].start or stop > last:
                 gaps = self._gaps.unclaimed(first, max(stop, last))
+            if stop - start >= HUGE_BYTES and self.link.near:
+                self._regroup(start, stop)
             urgent = self._claim(gaps, urgent=True)
             if start < first:  # the reader's own bytes come first: what is before them, a server sends with the rest
                 urgent += self._claim(self._gaps.unclaimed(start, first))
@@ -141,6 +146,8 @@ class Planner(Delivery):
         if stop - start <= (piece or LONG) and stop - start <= self.window:
             pin = yield from self.read(start, stop)
             try:
+                if stop - start <= SHORT and self.pager is None:  # where it is by fault, no touch is sure not to wait
+                    return self.arena.bytes[start:stop]
                 whole: bytes = yield Call(lambda: self.arena.bytes[start:stop])
             finally:
                 self.unpin(pin)

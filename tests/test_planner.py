@@ -19,6 +19,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+import hctef._delivery
 import hctef._lanes
 import hctef._wishes
 from hctef._arena import AnonymousArena
@@ -71,6 +72,8 @@ class Loop:
     """Requests that were sent ahead, and were the next that their connection was asked for."""
     astray: int = 0
     """And that were not."""
+    regroups: bool = False
+    """Small pages are put together at any moment."""
 
     def start(self, generator: PlanGen[Any], done: Callable[[Any], None] = lambda _: None) -> Task:
         task = Task(generator, done)
@@ -94,6 +97,8 @@ class Loop:
                 self.step(ready[self.choose(len(ready))])
 
     def step(self, task: Task) -> None:
+        if self.regroups and self.choose(3) == 0:
+            self.planner._regroup(0, SIZE)
         task.blocked = None
         error, task.error = task.error, None
         value, task.value = task.value, None
@@ -300,6 +305,50 @@ def test_failures_and_cancelled_readers_harm_nobody_else(
         assert planner.pages.resident_bytes <= resident
     fetched = coalesce(loop.received)
     assert all(any(a <= run.start and run.stop <= b for a, b in fetched) for run in planner.pages.runs())
+
+
+@given(st.integers(0, 2**32), READS, LIMITS, st.sampled_from([0, 5000, 200_000]), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_small_pages_make_room_for_huge_ones_at_any_moment(
+    seed: int, reads: list[tuple[int, int]], connections: int, prefetch: int, far: bool
+) -> None:
+    """What is resident stays so, with its bytes; what is on its way, withheld or a part of a page is not harmed."""
+    choose = random.Random(seed).randrange
+    with mock.patch.object(hctef._delivery, "HUGE", 4 * PAGE):
+        loop = opened(
+            lambda planner: Loop(planner, choose), far=far, max_connections=connections, prefetch_bytes=prefetch
+        )
+        planner, loop.regroups, got = loop.planner, True, []
+        for start, length in reads:
+            stop = min(SIZE, start + length)
+
+            def done(pin: Any, start: int = start, stop: int = stop) -> None:
+                got.append(planner.arena.bytes[start:stop] == DATA[start:stop])
+                planner.unpin(pin)
+
+            loop.start(planner.read(start, stop), done)
+        loop.run()
+    assert got == [True] * len(reads)
+    for run in planner.pages.runs():
+        assert planner.arena.bytes[run.start : run.stop] == DATA[run.start : run.stop]
+    assert not list(twice(loop.requested))
+    event(f"regrouped: {planner.epoch[0] > 0}")
+
+
+def test_what_is_held_is_not_put_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view's page could be read at the moment when it is not there."""
+    monkeypatch.setattr(hctef._delivery, "HUGE", 4 * PAGE)
+    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0, readahead="off")
+    planner, pins = loop.planner, []
+    for page in (1, 5):
+        loop.start(planner.read(page * PAGE, (page + 1) * PAGE, hold=page == 5), pins.append)
+    loop.run()
+    planner.unpin(pins[0])
+    planner._regroup(0, 8 * PAGE)
+    assert planner.epoch[0] == 1  # of the first four pages only
+    planner.unpin(pins[1])
+    planner._regroup(0, 8 * PAGE)
+    assert planner.epoch[0] == 3
 
 
 @contextlib.contextmanager

@@ -69,6 +69,7 @@ class FillingArena:
     """See `hctef._arena.Arena`. Thread-safe where the ranges are disjoint."""
 
     bytes: mmap.mmap
+    huge = False
 
     def __init__(self, size: int, base: int, memfd: int) -> None:
         """`base`: where the arena lies in each of the processes. Takes over the descriptor."""
