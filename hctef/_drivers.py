@@ -122,6 +122,7 @@ class Driver:
         value: Any = None
         error: BaseException | None = None
         step: Step | None = None
+        ended = False
         try:
             while True:
                 try:
@@ -129,6 +130,7 @@ class Driver:
                         step = self.planner.step(generator, value, error)
                 except StopIteration as end:
                     result: T = end.value
+                    ended = True
                     return result
                 value = error = None
                 if self._abandoned:
@@ -151,11 +153,15 @@ class Driver:
                 step = None
         finally:
             error = None  # its traceback holds this frame
-            if type(step) is FetchPlan:  # an interrupt came before it was begun with
-                self._cancel(step)
-            self._abandoned.append((generator, exchange))
-            # The garbage collector may be who throws it away, inside of a step of this very thread.
-            self._end_abandoned(blocking=not isinstance(sys.exception(), GeneratorExit))
+            if ended:  # by itself: there is nothing to end
+                self._active.discard(exchange)
+                exchange.drop()
+            else:
+                if type(step) is FetchPlan:  # an interrupt came before it was begun with
+                    self._cancel(step)
+                self._abandoned.append((generator, exchange))
+                # The garbage collector may be who throws it away, inside of a step of this very thread.
+                self._end_abandoned(blocking=not isinstance(sys.exception(), GeneratorExit))
 
     def _end_abandoned(self, *, blocking: bool = True) -> None:
         """End what nobody goes on with; not `blocking`: or leave it to whoever holds the lock."""

@@ -147,7 +147,7 @@ def suffix_header(length: int) -> str:
 class Head:
     """Status and headers (names in lower case, repeated ones joined by commas) of a response."""
 
-    __slots__ = ("ahead", "headers", "pipelines", "seconds", "status")
+    __slots__ = ("ahead", "block", "expected", "headers", "pipelines", "seconds", "status")
 
     def __init__(
         self,
@@ -157,12 +157,15 @@ class Head:
         ahead: bool = False,
         pipelines: bool = False,
         seconds: float | None = None,
+        block: bytes | None = None,
+        expected: bool = False,
     ) -> None:
         """`ahead`: its request was sent before the response in front of it had come: how long it took says nothing of
         the line. `pipelines`: more requests may be sent before its body has come. `seconds`: that it took, where the
-        transport can tell them from those of a handshake."""
+        transport can tell them from those of a handshake. `block`: as it came, without its empty line, where that is
+        known; `expected`: it is what its request expected."""
         self.status, self.headers, self.ahead, self.pipelines = status, headers or {}, ahead, pipelines
-        self.seconds = seconds
+        self.seconds, self.block, self.expected = seconds, block, expected
 
     def __repr__(self) -> str:
         return f"Head(status={self.status})"

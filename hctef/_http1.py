@@ -26,7 +26,7 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from hctef._heads import PlainHead, PlainHeaders, alike, head_end, plain_head, template
+from hctef._heads import Expected, PlainHead, PlainHeaders, alike, head_end, plain_head, template
 from hctef._ranges import ByteRange
 from hctef._replay import drained, replayed
 
@@ -53,10 +53,11 @@ class PlainResponse:
 
     __slots__ = (
         "_ahead",
-        "_block",
         "_connection",
         "_length",
         "_pool",
+        "block",
+        "expected",
         "headers",
         "left",
         "persistent",
@@ -67,9 +68,12 @@ class PlainResponse:
 
     version_string = "HTTP/1.1"
 
-    def __init__(self, sock: Any, block: bytes, head: PlainHead, ahead: memoryview, *, clean: bool) -> None:
-        """`block`: `head` as it came; `ahead`: bytes of the body that came with it; `clean`: and nothing else came."""
-        self.sock, self._block = sock, block
+    def __init__(
+        self, sock: Any, block: bytes, head: PlainHead, ahead: memoryview, *, clean: bool, expected: bool
+    ) -> None:
+        """`block`: `head` as it came; `ahead`: bytes of the body that came with it; `clean`: and nothing else came;
+        `expected`: the head is what its request expected."""
+        self.sock, self.block, self.expected = sock, block, expected
         self.status, self.headers, self.left = head
         self._ahead, self._length = ahead, self.left
         self._connection: Any = None  # these are set by urllib3
@@ -155,7 +159,7 @@ class PlainResponse:
         """Take the answers to the requests behind this one, whose body was read to its end, that have come in whole:
         as long as each brings the bytes of the next of `extents`, with a head that says nothing else new. Returns how
         many. What else has come stays for `follow`."""
-        like = template(self._block) if self.persistent and not self.left else None
+        like = template(self.block) if self.persistent and not self.left else None
         if like is None:
             return 0
         count: int = self._connection.collect(like, extents, put)
@@ -184,6 +188,8 @@ class _Plain:
 
     _asked: str | None = None
     """The URL of a plain request that was sent and not answered."""
+    _expects: Expected | None = None
+    """The head of its response, perhaps."""
     unanswered = 0
     """Requests that were sent behind it."""
     carried = 0
@@ -209,7 +215,9 @@ class _Plain:
             connection.connect()
         connection.sock.settimeout(connection.timeout)
         following: list[bytes] = []
+        self._expects = None
         if isinstance(headers, PlainHeaders):
+            self._expects = headers.expects
             following += (self._head(*request) for request in headers.following)
             if headers.started is not None:
                 headers.started(connection.sock)
@@ -293,7 +301,8 @@ class _Plain:
             return super().getresponse()  # type: ignore[misc]  # as above
         if connection.sock.gettimeout() != connection.timeout:  # to set it is a system call
             connection.sock.settimeout(connection.timeout)
-        response, came = self._receive()
+        expects, self._expects = self._expects, None
+        response, came = self._receive(expects)
         return replayed(connection, asked, bytes(came)) if response is None else response
 
     def receive_following(self, timeout: float) -> PlainResponse | None:
@@ -353,8 +362,8 @@ class _Plain:
             sock.settimeout(usual)
         return count
 
-    def _receive(self) -> tuple[PlainResponse | None, memoryview]:
-        """The next response, where it is plain, and what has been received of it."""
+    def _receive(self, expects: Expected | None = None) -> tuple[PlainResponse | None, memoryview]:
+        """The next response, where it is plain, and what has been received of it. `expects`: its head, perhaps."""
         connection: Any = self
         sock, staging = connection.sock, self._staging
         size = PIPELINED_STAGING if self.unanswered else STAGING
@@ -379,13 +388,15 @@ class _Plain:
             end += came
         if head > 0:
             block = bytes(view[begin : head - 4])
-            plain = plain_head(block)
+            expected = expects is not None and head - begin == len(expects.text) and expects.text.startswith(block)
+            plain = expects.head if expected and expects is not None else plain_head(block)
             if plain is not None:
                 stop = min(end, head + plain.length)
                 self._over = (stop, end) if self.unanswered else (0, 0)
                 # More than was announced may pass for the next response, where none is to come.
                 clean = stop == end or self.unanswered > 0
-                return PlainResponse(sock, block, plain, view[head:stop], clean=clean), view[begin:end]
+                response = PlainResponse(sock, block, plain, view[head:stop], clean=clean, expected=expected)
+                return response, view[begin:end]
         return None, view[begin:end]
 
 

@@ -36,6 +36,12 @@ class WarmestFirst(queue.LifoQueue[Any]):
         self.not_full = threading.Condition(self.mutex)
         self.all_tasks_done = threading.Condition(self.mutex)
 
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        with self.mutex:
+            if self.queue:  # what takes half as long as all that else may be
+                return self._get()
+        return super().get(block, timeout)
+
     def _get(self) -> Any:
         idle: list[Any] = self.queue
         best, most, now = len(idle) - 1, -1, time.monotonic()

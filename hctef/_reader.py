@@ -9,8 +9,7 @@ checks afterwards that no eviction happened meanwhile (`epoch`), and goes the lo
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from hctef._cursor import LINE_BYTES, read_stop
@@ -188,20 +187,14 @@ class Reader:
         self._hit_bytes += len(found)
         return found
 
-    @contextmanager
-    def _taking(self, count: SupportsIndex | None) -> Iterator[tuple[int, int]]:
+    def _taking(self, count: SupportsIndex | None) -> _Taking:
         """The range that a read of `count` bytes from the position on covers. The position stays where the read
         fails."""
         while True:
             start = self._position
             stop = read_stop(start, self._open().size, count)
             if self._advance(start, stop):
-                break
-        try:
-            yield start, stop
-        except BaseException:
-            self._advance(stop, start)  # unless somebody else has moved it since
-            raise
+                return _Taking(self, start, stop)
 
     def _advance(self, start: int, stop: int) -> bool:
         """Move the position from `start` to `stop`. False: it is elsewhere, where another thread or task took it."""
@@ -283,3 +276,20 @@ class Reader:
             ranges=remote.resident_ranges(),
             stats=self.stats,
         )
+
+
+class _Taking:
+    """See `Reader._taking`. Written out, as made of a generator it takes longer than a hit."""
+
+    __slots__ = ("_range", "_reader")
+
+    def __init__(self, reader: Reader, start: int, stop: int) -> None:
+        self._reader, self._range = reader, (start, stop)
+
+    def __enter__(self) -> tuple[int, int]:
+        return self._range
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is not None:
+            start, stop = self._range
+            self._reader._advance(stop, start)  # unless somebody else has moved it since

@@ -25,6 +25,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from hctef._heads import Expected
 from hctef._intervals import Claim
 from hctef._ranges import ByteRange
 
@@ -33,9 +34,9 @@ from hctef._ranges import ByteRange
 
 
 class Send:
-    """A request. Two are alike where all but `then` is. Its repr shows no credential."""
+    """A request. Two are alike where all but `then` and `expects` is. Its repr shows no credential."""
 
-    __slots__ = ("foreign", "headers", "method", "then", "url")
+    __slots__ = ("expects", "foreign", "headers", "method", "then", "url")
 
     def __init__(
         self,
@@ -44,10 +45,14 @@ class Send:
         headers: Mapping[str, str],
         foreign: bool = False,
         then: Callable[[], Sequence[Send]] | None = None,
+        *,
+        expects: Expected | None = None,
     ) -> None:
         """`foreign`: a redirect led to another origin: a caller's session or pool adds none of its own credentials.
-        `then`: what this generator will send after it, if all goes well: whoever can pipeline may send it ahead."""
+        `then`: what this generator will send after it, if all goes well: whoever can pipeline may send it ahead.
+        `expects`: a head that needs no check, where it comes just so."""
         self.method, self.url, self.headers, self.foreign, self.then = method, url, headers, foreign, then
+        self.expects = expects
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Send):

@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 
+from hctef._heads import Expected, Likeness
 from hctef._http import (
     CHANGED_HINT,
     EXPIRED,
@@ -106,6 +107,7 @@ class Requester:
         self.size_hidden = False
         """The server says `*` in place of the size; it was learnt in another way."""
         self.validator = Validator()
+        self._likeness = Likeness()
         self.hint = ""
         """What to say beside a 401 or 403: a copy that came by pickle lacks its credentials."""
 
@@ -144,10 +146,11 @@ class Requester:
         method: str = "GET",
         retry: bool = True,
         lane: Lane | None = None,
+        expects: Expected | None = None,
     ) -> PlanGen[Head]:
         """Send a request until an answer comes that is no redirect, no "later" and no expired credential.
 
-        `lane`: what is to be asked for in the same way next.
+        `lane`: what is to be asked for in the same way next; `expects`: see `Send`.
 
         Raises:
             HctefNetworkError: the policy allows no further attempt, or the redirects do not end.
@@ -167,7 +170,7 @@ class Requester:
                 if lane is not None and not callable(headers):
                     lane.like = functools.partial(self._like, target.request, sent, foreign)
                     then = lane.following
-                head: Head = yield Send(method, target.request, sent, foreign, then)
+                head: Head = yield Send(method, target.request, sent, foreign, then, expects=expects)
             except TransportError as error:
                 if not retry:
                     raise HctefNetworkError(f"{where}: {error}") from error
@@ -236,9 +239,14 @@ class Requester:
         while at < stop:
             where = self.where(at, stop)
             extra = {"Range": range_header(at, stop), **self.conditions()}
-            head = yield from self.ask(attempts, extra, where, lane=lane)
-            part = self.check(head, at, stop)
-            at = yield from self.body(attempts, head, at, part.extent.stop, sink, commit, lane)
+            expects = self._likeness.expected(at, stop) if self.link.near else None
+            head = yield from self.ask(attempts, extra, where, lane=lane, expects=expects)
+            end = stop if head.expected else self.check(head, at, stop).extent.stop
+            if head.expected:
+                self._likeness.confirmed()
+            elif head.block is not None and self.link.near:
+                self._likeness.learn(head.block, head.status, head.headers)
+            at = yield from self.body(attempts, head, at, end, sink, commit, lane)
 
     def body(  # noqa: PLR0917  # one for each thing that a body is
         self,
@@ -254,7 +262,7 @@ class Requester:
 
         What joins the `lane` meanwhile is asked for behind it.
         """
-        measured = head.length is not None  # `check` lets none through that is chunked besides
+        measured = head.expected or head.length is not None  # `check` lets none through that is chunked besides
         if not (measured or sink.passes):
             return (yield from self._unmeasured(attempts, head, at, stop, sink, commit))
         where = self.where(at, stop)

@@ -65,21 +65,29 @@ class Urllib3Transport:
             connect = started.connect_timeout
             self._connect = connect if isinstance(connect, int | float) else None
         self._hosts: dict[str, urllib3.HTTPConnectionPool | None] = {}
+        self._latest: tuple[str, urllib3.HTTPConnectionPool | None] = ("", None)
 
     def exchange(self) -> Urllib3Exchange:
         return Urllib3Exchange(self)
 
     @property
     def pipelines(self) -> bool:
-        return any(isinstance(host, PlainPool) and host.pipelines is not False for host in self._hosts.values())
+        for host in self._hosts.values():  # noqa: SIM110  # any() takes thrice as long
+            if isinstance(host, PlainPool) and host.pipelines is not False:
+                return True
+        return False
 
     def host(self, url: str) -> urllib3.HTTPConnectionPool | None:
         """The way to a URL's server; None: a caller's pool, or a proxy's, is asked for each request. Looked up once:
         that takes as long as the request itself."""
+        latest, host = self._latest
+        if latest == url:
+            return host
         origin = url[: url.find("/", 8)]
         if origin not in self._hosts:
             direct = self.pool is None and not environment_proxy(origin)
             self._hosts[origin] = shared_pool(None).connection_from_url(origin) if direct else None
+        self._latest = url, self._hosts[origin]
         return self._hosts[origin]
 
     def plain(self, url: str) -> PlainPool | None:
@@ -108,6 +116,7 @@ class Urllib3Transport:
 
     def after_fork(self) -> None:
         self._hosts.clear()
+        self._latest = "", None
         if self.pool is not None:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
 
@@ -139,8 +148,15 @@ def _pipelines(pool: PlainPool | None, response: PlainResponse) -> bool:
 def _head(
     pool: PlainPool | None, response: PlainResponse, *, ahead: bool = False, seconds: float | None = None
 ) -> Head:
-    pipelines = _pipelines(pool, response)
-    return Head(response.status, response.headers, ahead=ahead, pipelines=pipelines, seconds=seconds)
+    return Head(
+        response.status,
+        response.headers,
+        ahead=ahead,
+        pipelines=_pipelines(pool, response),
+        seconds=seconds,
+        block=response.block,
+        expected=response.expected,
+    )
 
 
 def path(url: str) -> str:
@@ -189,7 +205,7 @@ class Urllib3Exchange:
         if self._aborted:
             raise TransportError("stopped by another thread")
         self._method, headers = request.method, PlainHeaders(request.headers)
-        headers.started = self._started
+        headers.started, headers.expects = self._started, request.expects
         then: list[Send] = []
         pool = self._transport.plain(request.url)
         if request.then is not None and pool is not None and pool.pipelines is not False:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hctef
-from hctef._heads import alike, plain_head, template
+from hctef._heads import SURPRISES, Likeness, alike, plain_head, template
 from hctef._http1 import STAGING, _Plain
 from hctef._lanes import PIPELINED_MOST
 from hctef._options import Options
@@ -344,6 +344,67 @@ def test_a_head_for_other_bytes_says_nothing_else(lines: list[tuple[str, str]], 
     size = plain.headers["content-range"].rpartition("/")[2]
     bytes_named = {"content-range": f"bytes {start}-{start + length - 1}/{size}", "content-length": str(length)}
     assert other == (206, plain.headers | bytes_named, length)
+    likeness = Likeness()
+    likeness.learn(block, plain.status, plain.headers)
+    assert likeness.expected(start, start + length) == (made, other)
+
+
+def test_heads_that_always_differ_are_not_expected() -> None:
+    """As those that name the request: to learn each would take longer than to check it."""
+    likeness, block = Likeness(), HEAD.rstrip()
+    head = plain_head(block)
+    assert head is not None
+    assert likeness.expected(0, 10) is None
+    for confirmed in (True, False):
+        for _ in range(SURPRISES):
+            likeness.learn(block, head.status, head.headers)
+            assert likeness.expected(0, 10) == (HEAD + b"\r\n", head)
+        if confirmed:
+            likeness.confirmed()
+    likeness.learn(block, head.status, head.headers)
+    assert likeness.expected(0, 10) is None
+
+
+def test_a_head_as_expected_is_not_looked_into(nginx: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a near line, where that takes longer than to wait for it."""
+    monkeypatch.setattr("hctef._link.NEARBY", 1.0)
+    heads: list[bytes] = []
+
+    def counted(block: bytes) -> Any:
+        heads.append(block)
+        return plain_head(block)
+
+    monkeypatch.setattr("hctef._http1.plain_head", counted)
+    data = pattern(1024 * 1024)
+    with hctef.HttpFile(nginx.add("heads.bin", data), prefetch_bytes=0, readahead="off") as file:
+        for at in range(0, len(data), 16 * 1024):
+            file.seek(at)
+            assert file.read(100) == data[at : at + 100]
+        assert file.stats.requests == 65
+    assert len(heads) < 20  # one or two each second, for the Date
+
+
+@pytest.mark.parametrize("change", [(b'"x"', b'"y"'), (b"/40961", b"/40962"), (b"206 P", b"200 P")])
+def test_a_head_that_says_something_new_is_checked(
+    change: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it was as expected before."""
+    monkeypatch.setattr("hctef._link.NEARBY", 1.0)
+    size, body = 5 * 8192 + 1, bytes(8192)
+    head = b'HTTP/1.1 206 P\r\nContent-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\nETag: "x"\r\n\r\n'
+    answers: list[list[bytes | None]] = [[head % (n * 8192, n * 8192 + 8191, size, 8192) + body] for n in range(4)]
+    last = head % (4 * 8192, 5 * 8192 - 1, size, 8192)
+    assert last.replace(*change) != last
+    answers.append([last.replace(*change) + body])
+    with scripted(*answers) as server:
+        file = hctef.HttpFile(server.url, prefetch_bytes=8192, prefetch_direction="START", readahead="off", retries=0)
+        for n in range(1, 4):
+            file.seek(n * 8192)
+            assert file.read(100) == bytes(100)
+        file.seek(4 * 8192)
+        with pytest.raises(hctef.HctefNetworkError, match=r"changed|ignores"):
+            file.read(100)
+        file.close()
 
 
 def test_heads_that_name_bytes_have_a_template() -> None:
