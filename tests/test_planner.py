@@ -339,7 +339,8 @@ def test_what_is_held_is_not_put_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
     """A view's page could be read at the moment when it is not there."""
     monkeypatch.setattr(hctef._delivery, "HUGE", 4 * PAGE)
     loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0, readahead="off")
-    planner, pins = loop.planner, []
+    planner = loop.planner
+    pins: list[Pin] = []
     for page in (1, 5):
         loop.start(planner.read(page * PAGE, (page + 1) * PAGE, hold=page == 5), pins.append)
     loop.run()
