@@ -19,6 +19,7 @@ from hctef._delivery import Cancelled
 from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
+from hctef._progress import Watch
 from hctef._steps import Call, Deliver, Detach, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
 
 COPY_BYTES = 1024 * 1024
@@ -137,9 +138,11 @@ class AsyncDriver:
         task.add_done_callback(_leaving.discard)
         return asyncio.shield(task)
 
-    async def run[T](self, generator: PlanGen[T], exchange: AsyncExchange | None = None) -> T:
-        """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with."""
-        steps = self.iterate(generator, exchange)
+    async def run[T](
+        self, generator: PlanGen[T], exchange: AsyncExchange | None = None, watch: Watch | None = None
+    ) -> T:
+        """Perform a generator to its end, and return what it returns. See `Driver.run`."""
+        steps = self.iterate(generator, exchange, watch)
         try:
             async for item in steps:
                 if isinstance(item, _Result):
@@ -150,7 +153,7 @@ class AsyncDriver:
         raise TypeError("the generator ended without a result")
 
     async def iterate(
-        self, generator: PlanGen[Any], exchange: AsyncExchange | None = None
+        self, generator: PlanGen[Any], exchange: AsyncExchange | None = None, watch: Watch | None = None
     ) -> AsyncGenerator[Any, None]:
         """Perform a generator; yields what it delivers (bytes), then its `_Result`."""
         self.check_loop()
@@ -170,6 +173,9 @@ class AsyncDriver:
                     return
                 value = error = None
                 if type(step) is Deliver:
+                    if watch is not None:
+                        watch.took(len(step.data))
+                        watch.tick()
                     yield step.data
                     continue
                 if type(step) is Detach:
@@ -177,12 +183,14 @@ class AsyncDriver:
                     exchange = self.transport.exchange()
                     continue
                 try:
-                    value = await self._perform(step, exchange)
+                    value = await self._perform(step, exchange, watch)
                     if self._loop.time() - rested > BREATH:
                         await asyncio.sleep(0)
                         rested = self._loop.time()
                 except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
                     error = raised
+                if watch is not None and error is None:
+                    watch.tick()  # not thrown in: a transfer would take it for its own failure
         finally:
             error = None  # its traceback holds this frame
             with self.lock:
@@ -193,7 +201,7 @@ class AsyncDriver:
             self.holds -= 1
             self._close_unused()  # what a clone asked for in the background comes still: the last of it closes
 
-    async def _perform(self, step: Step, exchange: AsyncExchange) -> Any:
+    async def _perform(self, step: Step, exchange: AsyncExchange, watch: Watch | None) -> Any:
         match step:
             case Receive():
                 data = await exchange.receive(step.limit)
@@ -204,8 +212,10 @@ class AsyncDriver:
             case Fill():
                 self.planner.arena.fill(step.start, step.data)
             case FetchPlan():
-                await self._fetch(step)
+                await self._fetch(step, watch)
             case Send():
+                if watch is not None:
+                    watch.begin()
                 return await self._send(step, exchange)
             case Drop():
                 exchange.drop()
@@ -216,7 +226,7 @@ class AsyncDriver:
                     return None
                 raise Cancelled
             case Wait():
-                return await asyncio.wrap_future(step.future)
+                return await _outcome(step.future, watch)
             case Call():
                 value = step.function()
                 return await value if inspect.isawaitable(value) else value
@@ -237,21 +247,21 @@ class AsyncDriver:
         finally:
             self._sending.discard(sending)
 
-    async def _fetch(self, plan: FetchPlan) -> None:
+    async def _fetch(self, plan: FetchPlan, watch: Watch | None) -> None:
         self._carried.update(plan.claims + plan.background)
         mine = [self._start(claim) for claim in plan.claims[1:]]
         for claim in plan.background:
             self._start(claim)
         try:
             if plan.claims:
-                await self._transfer(plan.claims[0])
+                await self._transfer(plan.claims[0], watch)
             for claim in plan.claims:
                 if claim.open:
                     with self.lock:  # else it might be released between a look and the waiting
                         future = claim.wait_for_release()
-                    await asyncio.wrap_future(future)
+                    await _outcome(future, watch)
             for future in plan.wait:
-                await asyncio.wrap_future(future)
+                await _outcome(future, watch)
         except BaseException as error:  # raised again
             with self.lock:
                 self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
@@ -288,9 +298,9 @@ class AsyncDriver:
                 self.planner.cancel((claim,))
         self._close_unused()
 
-    async def _transfer(self, claim: Claim) -> None:
+    async def _transfer(self, claim: Claim, watch: Watch | None = None) -> None:
         try:
-            follows = await self.run(self.planner.transfer(claim))
+            follows = await self.run(self.planner.transfer(claim), watch=watch)
             if follows is not None:
                 self._carried.add(follows)
                 self._start(follows)
@@ -330,6 +340,20 @@ class _Result:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+async def _outcome(future: Future[Any], watch: Watch | None) -> Any:
+    """Wait for what another reader does. Who gives up says so to whoever would have woken it."""
+    waiting = asyncio.wrap_future(future)
+    if watch is not None and not future.done():
+        watch.begin()
+        try:
+            while not (await asyncio.wait((waiting,), timeout=watch.patience))[0]:
+                watch.tick()
+        except BaseException:  # raised again
+            waiting.cancel()
+            raise
+    return await waiting
 
 
 def _cancelling() -> bool:

@@ -13,13 +13,14 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 from hctef._delivery import Cancelled
 from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
+from hctef._progress import Watch
 from hctef._ranges import ByteRange
 from hctef._steps import (
     Ahead,
@@ -107,16 +108,19 @@ class Driver:
         self._abandoned: deque[tuple[PlanGen[Any], Exchange]] = deque()
         """Generators that are to be ended: whoever had the lock when they were thrown away does it."""
 
-    def run[T](self, generator: PlanGen[T], exchange: Exchange | None = None) -> T:
-        """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with."""
+    def run[T](self, generator: PlanGen[T], exchange: Exchange | None = None, watch: Watch | None = None) -> T:
+        """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with.
+        `watch`: of who waits for it in this thread; what that raises ends it, as an interrupt does."""
         try:
-            next(self.iterate(generator, exchange))
+            next(self.iterate(generator, exchange, watch))
         except StopIteration as end:
             result: T = end.value
             return result
         raise TypeError("nobody iterates over what this generator delivers")
 
-    def iterate[T](self, generator: PlanGen[T], exchange: Exchange | None = None) -> Generator[bytes, None, T]:
+    def iterate[T](
+        self, generator: PlanGen[T], exchange: Exchange | None = None, watch: Watch | None = None
+    ) -> Generator[bytes, None, T]:
         """Perform a generator, and yield what it delivers."""
         exchange = exchange or self.transport.exchange()
         value: Any = None
@@ -136,6 +140,9 @@ class Driver:
                 if self._abandoned:
                     self._end_abandoned()
                 if type(step) is Deliver:
+                    if watch is not None:
+                        watch.took(len(step.data))
+                        watch.tick()
                     yield step.data
                     continue
                 try:
@@ -147,10 +154,12 @@ class Driver:
                         except RuntimeError:  # no thread can be had: here, then
                             task()
                         continue
-                    value = self._perform(step, exchange)
+                    value = self._perform(step, exchange, watch)
                 except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
                     error = raised
                 step = None
+                if watch is not None and error is None:
+                    watch.tick()  # not thrown in: a transfer would take it for its own failure
         finally:
             error = None  # its traceback holds this frame
             if ended:  # by itself: there is nothing to end
@@ -189,7 +198,7 @@ class Driver:
         generator.close()
         return exchange
 
-    def _perform(self, step: Step, exchange: Exchange) -> Any:
+    def _perform(self, step: Step, exchange: Exchange, watch: Watch | None) -> Any:
         match step:
             case Receive():
                 if step.into is None:
@@ -198,8 +207,10 @@ class Driver:
             case Fill():
                 self.planner.arena.fill(step.start, step.data)
             case FetchPlan():
-                self._fetch(step)
+                self._fetch(step, watch)
             case Send():
+                if watch is not None:
+                    watch.begin()
                 self._active.add(exchange)
                 if self._closing.is_set():
                     raise Cancelled
@@ -218,12 +229,12 @@ class Driver:
                 if self._closing.wait(step.seconds):
                     raise Cancelled
             case Wait():
-                return self._wait(step.future)
+                return self._wait(step.future, watch)
             case Call():
                 return step.function()
         return None
 
-    def _fetch(self, plan: FetchPlan) -> None:
+    def _fetch(self, plan: FetchPlan, watch: Watch | None) -> None:
         claims = plan.claims + plan.background
         try:
             others = claims[1:] if plan.claims else claims
@@ -232,14 +243,14 @@ class Driver:
                 if chosen := [claim for claim in others if claim.urgent is urgent]:
                     self._submit(chosen, urgent=urgent, own=plan.claims)
             for claim in plan.claims:
-                self._transfer(claim)
+                self._transfer(claim, watch)
             for claim in plan.claims:
                 if claim.open:
                     with self.lock:  # else it might be released between a look and the waiting
                         future = claim.wait_for_release()
-                    self._wait(future)
+                    self._wait(future, watch)
             for future in plan.wait:
-                self._wait(future)
+                self._wait(future, watch)
         except BaseException:  # raised again
             self._cancel(plan)
             raise
@@ -249,16 +260,20 @@ class Driver:
         with self.lock:
             self.planner.cancel(plan.claims + tuple(claim for claim in plan.background if not claim.started))
 
-    def _wait(self, future: Future[Any]) -> Any:
+    def _wait(self, future: Future[Any], watch: Watch | None) -> Any:
         """Wait for what another reader does."""
         if not future.done():
             self.before_waiting(future)
+            if watch is not None:
+                watch.begin()
+                while not wait((future,), watch.patience).done:
+                    watch.tick()
         return future.result()
 
-    def _transfer(self, claim: Claim) -> None:
+    def _transfer(self, claim: Claim, watch: Watch | None = None) -> None:
         if claim.started:  # by another thread, perhaps with others of its batch
             return
-        follows = self.run(self.planner.transfer(claim, pipelined=self.transport.pipelines))
+        follows = self.run(self.planner.transfer(claim, pipelined=self.transport.pipelines), watch=watch)
         if follows is not None:  # by way of the queue: what readers wait for comes first
             self._submit([follows])
 

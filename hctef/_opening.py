@@ -14,6 +14,7 @@ from hctef._http import Head, Part, check_version, check_whole, parse_part, rang
 from hctef._intervals import Claim
 from hctef._lanes import Lane
 from hctef._planner import Planner
+from hctef._progress import Watch
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
 from hctef._steps import NOTHING, Drop, Fill, PlanGen, Receive, Step
@@ -29,9 +30,11 @@ FIRST_WINDOW = 14 * 1024
 class Opening:
     """The opening of one file. Used once."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, watch: Watch | None = None) -> None:
+        """`watch` hears of a download of all of the file, where its length is known."""
         options = planner.options
         self._planner = planner
+        self._watch = watch
         self._requester = planner.requester
         self._options = options
         self._attempts = planner.requester.attempts()
@@ -232,6 +235,8 @@ class Opening:
             )
         if size is not None:
             self._begin(head, size)
+            if self._watch is not None:
+                self._watch.expect([(0, size)])
         whole, at = bytearray(), 0
         try:
             while size is None or at < size:
@@ -252,6 +257,8 @@ class Opening:
                 if at > self._furthest:  # else it begins anew each time, and gets nowhere
                     self._attempts.progress(at - self._furthest)
                     self._furthest = at
+                    if self._watch is not None:
+                        self._watch.reach(at)
             if not head.framed:
                 yield from self._check_end(head, at)
         except TransportError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hctef._http import checked_headers
+from hctef._progress import Progress, checked_progress
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession, ClientTimeout
@@ -38,7 +39,7 @@ class CommonOptions(TypedDict, total=False):
     validate: Literal["strict", "size"]
     on_no_range: Literal["error", "download"]
     cache_dir: str | os.PathLike[str] | None
-    progress: bool | Callable[[int, int], object] | None
+    progress: Progress
 
 
 class FileOptions(CommonOptions, total=False):
@@ -78,7 +79,7 @@ class Options:
         TypeError: an option that does not exist, or a value of a wrong type.
         ValueError: a value out of its range.
         HctefUrlError: headers that cannot be sent.
-        NotImplementedError: `cache_dir` and `progress`, which this version does not have.
+        NotImplementedError: `cache_dir`, which this version does not have.
     """
 
     minimum_range_request_bytes: int = 8 * KIB
@@ -100,6 +101,9 @@ class Options:
     on_no_range: str = "error"
     cache_dir: Any = None
     progress: Any = None
+    """True: a tqdm bar for each operation that waits for the network longer than a moment (0.5 s), where tqdm is
+    installed. Or a `callable(done_bytes, total_bytes)`, called in the thread (the event loop) that waits, in several
+    perhaps; what it raises ends the operation. It must not read the file that it is told of."""
     pool: Any = field(default=None, repr=False)
     session: Any = field(default=None, repr=False)
     paging: str = "auto"
@@ -157,8 +161,7 @@ class Options:
             checked_headers(self.headers)
         if self.cache_dir is not None:
             raise NotImplementedError("cache_dir is not there in this version of hctef")
-        if self.progress not in (None, False):
-            raise NotImplementedError("progress is not there in this version of hctef")
+        object.__setattr__(self, "progress", checked_progress(self.progress))
 
     def changed(self) -> dict[str, Any]:
         """Those that differ from their defaults, by name: what a pickle keeps."""

@@ -47,6 +47,15 @@ class PageTable:
         """How many bytes of the pages of `[start, stop)` are absent."""
         return self._absent_bytes(start // PAGE, -(-stop // PAGE)) if start < stop else 0
 
+    def absent(self, start: int, stop: int) -> int:
+        """How many of the bytes `[start, stop)` are absent."""
+        if start >= stop:
+            return 0
+        first, last = start // PAGE, (stop - 1) // PAGE
+        before = 0 if self.rows[first] else start - first * PAGE
+        behind = 0 if self.rows[last] else min(self.size, (last + 1) * PAGE) - stop
+        return self._absent_bytes(first, last + 1) - before - behind
+
     def runs(self, start: int = 0, stop: int | None = None) -> Iterator[ByteRange]:
         """The runs of resident pages that `[start, stop)` touches, as byte ranges of whole pages, in order."""
         first, last = start // PAGE, self.count if stop is None else -(-stop // PAGE)

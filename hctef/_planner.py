@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hctef._delivery import Delivery
 from hctef._intervals import Batch, Claim, Pin
+from hctef._progress import Watch
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
 from hctef._steps import Call, Deliver, FetchPlan, PlanGen, Wait
 from hctef._transfer import PIECE, Sink
@@ -141,8 +142,9 @@ class Planner(Delivery):
         self._wishes.push(advice.behind)
         return urgent, () if urgent and self._takes_along and self._wishes.short else self._pump()
 
-    def copy(self, start: int, stop: int, piece: int = 0) -> PlanGen[bytes]:
-        """The bytes `[start, stop)`, by `copy_into`'s way; `piece`: bytes copied at once, 0: all of a window."""
+    def copy(self, start: int, stop: int, piece: int = 0, watch: Watch | None = None) -> PlanGen[bytes]:
+        """The bytes `[start, stop)`, by `copy_into`'s way; `piece`: bytes copied at once, 0: all of a window. `watch`
+        hears of what was copied, and may be evicted."""
         if stop - start <= (piece or LONG) and stop - start <= self.window:
             pin = yield from self.read(start, stop)
             try:
@@ -154,23 +156,25 @@ class Planner(Delivery):
             return whole
         if stop - start < LONG or sys.implementation.name != "cpython":
             sink = io.BytesIO()  # its value is handed out without another copy
-            yield from self._pieces(start, stop, piece, lambda _, source: sink.write(source))
+            yield from self._pieces(start, stop, piece, lambda _, source: sink.write(source), watch)
             return sink.getvalue()
         from hctef._raw import FreshBytes  # noqa: PLC0415  # ctypes
 
         fresh = FreshBytes(stop - start)
-        yield from self._pieces(start, stop, piece, lambda at, source: fresh.put(at - start, source))
+        yield from self._pieces(start, stop, piece, lambda at, source: fresh.put(at - start, source), watch)
         return fresh.take()
 
-    def copy_into(self, target: memoryview, start: int, piece: int = 0) -> PlanGen[None]:
+    def copy_into(self, target: memoryview, start: int, piece: int = 0, watch: Watch | None = None) -> PlanGen[None]:
         """Fill `target` (bytes) with what begins at `start`: under a bound on memory window by window."""
 
         def put(at: int, source: memoryview) -> None:
             target[at - start : at - start + len(source)] = source
 
-        yield from self._pieces(start, start + len(target), piece, put)
+        yield from self._pieces(start, start + len(target), piece, put, watch)
 
-    def _pieces(self, start: int, stop: int, piece: int, put: Callable[[int, memoryview], object]) -> PlanGen[None]:
+    def _pieces(
+        self, start: int, stop: int, piece: int, put: Callable[[int, memoryview], object], watch: Watch | None
+    ) -> PlanGen[None]:
         """Fetch window by window, each pinned while it is handed to `put(offset, bytes)`, outside of the lock.
 
         What is long and must be fetched comes behind the copying, in order.
@@ -200,6 +204,8 @@ class Planner(Delivery):
                         yield Call(lambda begin=begin, source=source: put(begin, source))  # type: ignore[misc]
             finally:
                 self.unpin(pin)
+            if watch is not None:
+                watch.took(end - at)
             at = end
 
     def fetch(self, wanted: list[ByteRange]) -> PlanGen[None]:
@@ -227,13 +233,16 @@ class Planner(Delivery):
                     wait=tuple(c.wait_for(min(run.stop, c.stop)) for run in missing for c in self.cache.claims(*run))
                 )
 
-    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> PlanGen[int]:
+    def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool, watch: Watch | None = None) -> PlanGen[int]:
         """Fetch ranges; `wait=False`: behind the caller. Returns how many bytes were newly requested."""
         self._check_open()
         wanted = coalesce(align(start, stop, self.size) for start, stop in ranges if start < stop)
         limit = self.options.max_resident_bytes
         if limit is not None:
             wanted = list(_first(wanted, limit))  # what comes beyond would push out what came before
+        if watch is not None and wanted:
+            end = wanted[-1].stop
+            watch.expect((start, min(stop, end)) for start, stop in coalesce(ranges) if start < end)
         missing = self._missing(wanted)
         if self.pager is not None:
             asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0

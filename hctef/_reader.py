@@ -9,7 +9,7 @@ checks afterwards that no eviction happened meanwhile (`epoch`), and goes the lo
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from hctef._cursor import LINE_BYTES, read_stop
@@ -17,7 +17,8 @@ from hctef._http import Validator
 from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
 from hctef._pages import PageTable
 from hctef._planner import Planner
-from hctef._ranges import PAGE, checked_range
+from hctef._progress import Watch
+from hctef._ranges import PAGE, ByteRange, checked_range
 from hctef._remote import CLOSED, Remote
 from hctef._repr import reader_html, reader_text
 from hctef._stats import Stats
@@ -213,6 +214,12 @@ class Reader:
         """How far back from `stop` bytes are resident at this moment, at least `start`."""
         hole = self._rows.rfind(b"\0", start >> SHIFT, ((stop - 1) >> SHIFT) + 1)
         return start if hole < 0 else min(stop, (hole + 1) << SHIFT)
+
+    def _watched(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> tuple[list[ByteRange], Watch | None]:
+        """`(start, stop)` ranges, checked, and the watch of who hands them on."""
+        remote = self._open()
+        checked = [checked_range(start, stop, remote.size) for start, stop in ranges]
+        return checked, remote.watch(*checked)
 
     # what both show
 

@@ -12,8 +12,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 from hctef._arena import AnonymousArena
@@ -26,6 +27,7 @@ from hctef._opening import Opening
 from hctef._options import Options, UrlSource
 from hctef._paging import paging_support
 from hctef._planner import Planner
+from hctef._progress import Bar, Told, Watch, load_tqdm, short_name
 from hctef._ranges import ByteRange
 from hctef._stats import Stats
 from hctef._steps import PlanGen
@@ -34,6 +36,9 @@ from hctef._urls import parse_url
 from hctef.exceptions import RemoteFileChangedError
 
 CLOSED = "I/O operation on closed file"
+
+UNWATCHED: AbstractContextManager[None] = nullcontext()
+"""In place of a watch, where there is none."""
 
 
 class Remote:
@@ -64,7 +69,9 @@ class Remote:
     def open(self) -> None:
         """Find the size and the validator. See `Opening.run` for what it raises."""
         try:
-            self.driver.run(Opening(self.planner).run())
+            watch = self.watch()
+            with watch or UNWATCHED:
+                self.driver.run(Opening(self.planner, watch).run(), watch=watch)
         except BaseException:
             self.driver.close()
             raise
@@ -145,19 +152,33 @@ class Remote:
 
     # reading
 
-    def load(self, start: int, stop: int) -> Pin | None:
-        """Make `[start, stop)` resident, pinned until `unpin`."""
-        pin: Pin | None = self._wait_for(self.planner.read(start, stop, hold=True))
+    def watch(self, *ranges: tuple[int, int]) -> Watch | None:
+        """Of an operation that hands on `ranges`; None: nobody wants to hear of it."""
+        progress = self.options.progress
+        if progress is None:
+            return None
+        shown = Bar(short_name(self.safe_url), _tqdm) if progress is True else Told(progress)
+        return Watch(shown, self._absent, ranges)
+
+    def _absent(self, start: int, stop: int) -> int:
+        return self.planner.pages.absent(start, stop)  # of this moment: a pager brings its own table
+
+    def load(self, start: int, stop: int, watch: Watch | None) -> Pin | None:
+        """Make `[start, stop)` resident, pinned until `unpin`. Whoever watches ends it when the pin is in good hands:
+        the last report may raise."""
+        pin: Pin | None = self._wait_for(self.planner.read(start, stop, hold=True), watch)
         return pin
 
-    def copy(self, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`, fetched where they are absent."""
-        data: bytes = self._wait_for(self.planner.copy(start, stop))
+    def copy(self, start: int, stop: int, watch: Watch | None = None) -> bytes:
+        """The bytes `[start, stop)`, fetched where they are absent. `watch`: of what this is a part of."""
+        watch = watch or self.watch((start, stop))
+        data: bytes = self._wait_for(self.planner.copy(start, stop, watch=watch), watch)
         return data
 
     def copy_into(self, target: memoryview, start: int) -> None:
         """Fill `target` (bytes) with what begins at `start`."""
-        self._wait_for(self.planner.copy_into(target, start))
+        watch = self.watch((start, start + len(target)))
+        self._wait_for(self.planner.copy_into(target, start, watch=watch), watch)
 
     def touch(self, start: int, stop: int) -> None:
         """A long hit under a bound on memory: set the reference bits."""
@@ -182,23 +203,23 @@ class Remote:
         while self._unpinned:
             self.planner.unpin(self._unpinned.popleft())
 
-    def prefetch(self, ranges: Iterable[ByteRange], *, wait: bool) -> int:
-        """See `Planner.prefetch`."""
-        count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait))
+    def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool, watch: Watch | None = None) -> int:
+        """See `Planner.prefetch`. `watch`: as `copy` has it."""
+        watch = watch or (self.watch() if wait else None)
+        count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait, watch=watch), watch)
         return count
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
         """See `Planner.stream`."""
-        pieces = self.driver.iterate(self.planner.stream(start, stop))
-        try:
+        watch = self.watch((start, stop))
+        pieces = self.driver.iterate(self.planner.stream(start, stop), watch=watch)
+        with watch or UNWATCHED, closing(pieces):
             while True:
                 with self.waiting():  # not around the yield: what the consumer does takes time of his own
                     piece = next(pieces, None)
                 if piece is None:
                     return
                 yield piece
-        finally:
-            pieces.close()
 
     def evict(self, start: int, stop: int) -> None:
         self._wait_for(self.planner.discard(start, stop))
@@ -238,9 +259,9 @@ class Remote:
                 setattr(total, name, getattr(total, name) + count)
         return total
 
-    def _wait_for(self, generator: PlanGen[Any]) -> Any:
-        with self.waiting():
-            return self.driver.run(generator)
+    def _wait_for(self, generator: PlanGen[Any], watch: Watch | None = None) -> Any:
+        with watch or UNWATCHED, self.waiting():
+            return self.driver.run(generator, watch=watch)
 
     def waiting(self) -> _Waiting:
         """Around a wait for the network: counts its time, and says in a caller's words that the file was closed."""
@@ -283,6 +304,11 @@ def _line(origin: tuple[str, str, int]) -> Link:
         while len(_lines) > _MOST_LINES:
             del _lines[next(iter(_lines))]
         return link
+
+
+def _tqdm() -> Any:
+    with _registry:  # no fork comes in between: in the child, the lock of the import would be nobody's
+        return load_tqdm()
 
 
 _MOST_LINES = 64

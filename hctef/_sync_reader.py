@@ -9,9 +9,10 @@ from typing import Any, Self, SupportsIndex
 from hctef._cursor import line, read_stop
 from hctef._http import Validator, checked_headers, is_secret
 from hctef._options import Options, UrlSource
-from hctef._ranges import ByteRange, checked_lengths, checked_range
+from hctef._progress import Watch, portable
+from hctef._ranges import ByteRange, checked_lengths
 from hctef._reader import Reader
-from hctef._remote import CLOSED, Remote
+from hctef._remote import CLOSED, UNWATCHED, Remote
 from hctef._urls import parse_url
 
 
@@ -54,14 +55,28 @@ class SyncReader(Reader):
 
     # reading
 
-    def _copy(self, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`, fetched where they are absent."""
+    def _copy(self, start: int, stop: int, watch: Watch | None = None) -> bytes:
+        """The bytes `[start, stop)`, fetched where they are absent. `watch`: of what this is a part of."""
         if stop <= start:
             return b""
         data = self._hit(start, stop)
         if data is None:
-            data = self._open().copy(start, stop)
+            data = self._open().copy(start, stop, watch)
         return data
+
+    def _copies(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
+        """The bytes of `(start, stop)` ranges, fetched together where there is room for all of them."""
+        checked, watch = self._watched(ranges)
+        with watch or UNWATCHED:
+            self._fetch_together(checked, watch)
+            if watch is None:
+                return [self._copy(start, stop) for start, stop in checked]
+            found, end = [], 0
+            for start, stop in checked:
+                found.append(self._copy(start, stop, watch))
+                end += stop - start
+                watch.reach(end)
+            return found
 
     def _take_line(self, count: SupportsIndex | None) -> bytes:
         """Read up to and including b'\\n', or `count` bytes. Each line goes to one of the threads that ask for it."""
@@ -101,22 +116,22 @@ class SyncReader(Reader):
         remote = self._open()
         return remote.prefetch(checked_lengths(ranges, remote.size), wait=wait)
 
-    def _fetch_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[ByteRange]:
-        """Check `(start, stop)` ranges, and fetch them together where there is room for all of them."""
+    def _fetch_together(self, checked: list[ByteRange], watch: Watch | None) -> None:
+        """Fetch ranges, where there is room for all of them."""
         remote = self._open()
-        checked = [checked_range(start, stop, remote.size) for start, stop in ranges]
         if sum(item.length for item in checked) <= remote.planner.window and len(checked) > 1:
-            remote.prefetch(checked, wait=True)
-        return checked
+            remote.prefetch(checked, wait=True, watch=watch)
 
     # pickling
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """URL, options, position and validator. Credentials stay here: userinfo, headers that look like one, the
-        pool."""
+        pool; and a `progress` that is no function of a module's."""
         remote = self._open()
         options = remote.options.changed()
         options.pop("pool", None)
+        if not portable(remote.options.progress):
+            del options["progress"]
         hint = ""
         headers = options.get("headers")
         if isinstance(headers, Mapping):

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from hctef._arena import Arena
 from hctef._ranges import ByteRange, checked_range
-from hctef._remote import Remote
+from hctef._remote import UNWATCHED, Remote
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import DTypeLike, NDArray
 
     from hctef._intervals import Pin
+    from hctef._progress import Watch
 
 READ_ONLY = "a RemoteBuffer is read-only"
 
@@ -67,14 +68,17 @@ def pinned_view(remote: Remote, arena: Arena, extent: ByteRange, pin: Pin | None
     return memoryview(_Pinned(remote, arena, extent, pin))
 
 
-def loaded_view(remote: Remote, extent: ByteRange) -> memoryview:
-    """A read-only view of an extent, which is fetched first, and stays while the view lives."""
-    while True:
-        arena = remote.planner.arena
-        pin = remote.load(*extent)
-        if remote.planner.arena is arena:
-            return pinned_view(remote, arena, extent, pin)
-        remote.unpin(pin)  # the pager took over meanwhile
+def loaded_view(remote: Remote, extent: ByteRange, watch: Watch | None = None) -> memoryview:
+    """A read-only view of an extent, which is fetched first, and stays while the view lives. `watch`: of what this is a
+    part of."""
+    watch = watch or remote.watch(extent)
+    with watch or UNWATCHED:  # around the view, which lets the pin go where the last report raises
+        while True:
+            arena = remote.planner.arena
+            pin = remote.load(*extent, watch)
+            if remote.planner.arena is arena:
+                return pinned_view(remote, arena, extent, pin)
+            remote.unpin(pin)  # the pager took over meanwhile
 
 
 def array_extent(

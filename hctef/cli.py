@@ -170,20 +170,20 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _cat(arguments: argparse.Namespace) -> int:
     shown = sys.stderr is not None and (arguments.progress or sys.stderr.isatty())
-    with HttpFile(arguments.url, **_options(arguments)) as file:
+    begin = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        rate = format_bytes(int(done / max(time.monotonic() - begin, 1e-6)))
+        print(f"\r{format_bytes(done)} of {format_bytes(total)}, {rate}/s  ", end="", file=sys.stderr)
+
+    with HttpFile(arguments.url, progress=show if shown else None, **_options(arguments)) as file:
         start, stop, _ = arguments.range.indices(file.size)
-        done, begin, last = 0, time.monotonic(), 0.0
         for piece in file.stream(start, max(start, stop)):
             sys.stdout.buffer.write(piece)
-            done += len(piece)
-            now = time.monotonic()
-            if shown and now - last > 0.2:  # seconds: more often nobody can read
-                last = now
-                rate = format_bytes(int(done / max(now - begin, 1e-6)))
-                print(f"\r{format_bytes(done)} of {format_bytes(stop - start)}, {rate}/s  ", end="", file=sys.stderr)
         sys.stdout.buffer.flush()
         if shown:
-            print(f"\r{format_bytes(done)} in {time.monotonic() - begin:.1f} s" + " " * 20, file=sys.stderr)
+            length, seconds = format_bytes(max(0, stop - start)), time.monotonic() - begin
+            print(f"\r{length} in {seconds:.1f} s" + " " * 20, file=sys.stderr)
     return 0
 
 

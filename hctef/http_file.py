@@ -175,7 +175,7 @@ class HttpFile(SyncReader, io.BufferedIOBase):
             ValueError: a range that is not inside the file, or the file is closed.
             HctefNetworkError: they could not be fetched.
         """
-        return [self._copy(start, stop) for start, stop in self._fetch_ranges(ranges)]
+        return self._copies(ranges)
 
     def stream(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> Iterator[bytes]:
         """Iterate over the bytes of `[start, stop)`, in pieces of any size, past the cache: for one long pass.

@@ -14,7 +14,7 @@ from hctef._options import BufferOptions, UrlSource
 from hctef._paging import paging_support
 from hctef._ranges import PAGE, checked_range
 from hctef._reader import SHIFT, SLOTS
-from hctef._remote import CLOSED, Remote
+from hctef._remote import CLOSED, UNWATCHED, Remote
 from hctef._sync_reader import SyncReader
 from hctef._views import READ_ONLY, array_extent, array_over, export, loaded_view, take_back
 from hctef.exceptions import PagerError
@@ -126,7 +126,7 @@ class RemoteBuffer(SyncReader):
 
     def read_bytes(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
         """The bytes of `(start, stop)` ranges, copied. See `HttpFile.read_ranges`."""
-        return [self._copy(start, stop) for start, stop in self._fetch_ranges(ranges)]
+        return self._copies(ranges)
 
     def __iter__(self) -> Iterator[int]:
         at, size = 0, self._open().size
@@ -170,15 +170,19 @@ class RemoteBuffer(SyncReader):
             return -1
         if not needle:
             return low
-        while at + len(needle) <= high:
-            stop = self._resident_end(at, min(high, at + most))
-            if stop - at < len(needle):
-                stop = min(high, at + max(window, 2 * len(needle)))
-                window = min(2 * window, most)
-            found = self._copy(at, stop).find(needle)
-            if found >= 0:
-                return at + found
-            at = stop - len(needle) + 1
+        watch = self._open().watch((low, high))
+        with watch or UNWATCHED:
+            while at + len(needle) <= high:
+                stop = self._resident_end(at, min(high, at + most))
+                if stop - at < len(needle):
+                    stop = min(high, at + max(window, 2 * len(needle)))
+                    window = min(2 * window, most)
+                found = self._copy(at, stop, watch).find(needle)
+                if found >= 0:
+                    return at + found
+                at = stop - len(needle) + 1
+                if watch is not None:
+                    watch.keep(at, high)
         return -1
 
     def rfind(self, sub: Any, start: SupportsIndex | None = None, end: SupportsIndex | None = None) -> int:
@@ -189,15 +193,19 @@ class RemoteBuffer(SyncReader):
             return -1
         if not needle:
             return high
-        while stop - len(needle) >= low:
-            at = self._resident_start(max(low, stop - most), stop)
-            if stop - at < len(needle):
-                at = max(low, stop - max(window, 2 * len(needle)))
-                window = min(2 * window, most)
-            found = self._copy(at, stop).rfind(needle)
-            if found >= 0:
-                return at + found
-            stop = at + len(needle) - 1
+        watch = self._open().watch((low, high))
+        with watch or UNWATCHED:
+            while stop - len(needle) >= low:
+                at = self._resident_start(max(low, stop - most), stop)
+                if stop - at < len(needle):
+                    at = max(low, stop - max(window, 2 * len(needle)))
+                    window = min(2 * window, most)
+                found = self._copy(at, stop, watch).rfind(needle)
+                if found >= 0:
+                    return at + found
+                stop = at + len(needle) - 1
+                if watch is not None:
+                    watch.keep(low, stop)
         return -1
 
     def _sought(self, sub: Any, start: SupportsIndex | None, end: SupportsIndex | None) -> tuple[bytes, int, int]:
@@ -276,8 +284,10 @@ class RemoteBuffer(SyncReader):
 
     def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[memoryview]:
         """Views of `(start, stop)` ranges, in their order: near ones in one request, several requests at once."""
-        remote = self._open()
-        return [loaded_view(remote, item) for item in self._fetch_ranges(ranges)]
+        checked, watch = self._watched(ranges)
+        with watch or UNWATCHED:
+            self._fetch_together(checked, watch)
+            return [loaded_view(self._open(), item, watch) for item in checked]
 
     def array(
         self, dtype: DTypeLike, shape: int | Sequence[int] | None = None, offset: SupportsIndex = 0, order: str = "C"
@@ -338,9 +348,11 @@ class RemoteBuffer(SyncReader):
                 raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}: {_PART}")
             if remote.size > (remote.options.max_resident_bytes or remote.size):
                 raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}: {_PART}")
-        pin = remote.load(0, remote.size)
-        remote.pin_forever()
-        remote.unpin(pin)
+        watch = remote.watch((0, remote.size))
+        with watch or UNWATCHED:
+            pin = remote.load(0, remote.size, watch)
+            remote.pin_forever()
+            remote.unpin(pin)
         self._filled = True
 
     # cursors on the same pages

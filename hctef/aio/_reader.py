@@ -11,9 +11,10 @@ from hctef._aiohttp import AiohttpTransport, within_limits
 from hctef._async_driver import COPY_BYTES, AsyncDriver
 from hctef._opening import Opening
 from hctef._options import UrlSource
-from hctef._ranges import ByteRange, checked_lengths, checked_range
+from hctef._progress import Watch
+from hctef._ranges import ByteRange, checked_lengths
 from hctef._reader import SLOTS, Reader
-from hctef._remote import CLOSED, Remote
+from hctef._remote import CLOSED, UNWATCHED, Remote
 from hctef._steps import PlanGen
 from hctef._urls import parse_url
 
@@ -56,7 +57,9 @@ class AsyncReader(Reader):
         driver = AsyncDriver(remote.planner, remote.driver.lock, AiohttpTransport(options))
         driver.holds += 1
         try:
-            await driver.run(Opening(remote.planner).run())
+            watch = remote.watch()
+            with watch or UNWATCHED:
+                await driver.run(Opening(remote.planner, watch).run(), watch=watch)
         except BaseException:
             remote.driver.close()
             await driver.close()
@@ -103,45 +106,61 @@ class AsyncReader(Reader):
         driver.check_loop()
         return driver
 
-    async def _await[T](self, generator: PlanGen[T]) -> T:
+    async def _await[T](self, generator: PlanGen[T], watch: Watch | None = None) -> T:
         """Perform a generator of the planner."""
         driver = self._here()
-        with self._open().waiting():
-            return await driver.run(generator)
+        with watch or UNWATCHED, self._open().waiting():
+            return await driver.run(generator, watch=watch)
 
     # reading
 
-    async def _copy(self, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`, fetched where they are absent."""
+    async def _copy(self, start: int, stop: int, watch: Watch | None = None) -> bytes:
+        """The bytes `[start, stop)`, fetched where they are absent. `watch`: of what this is a part of."""
         if stop <= start:
             return b""
         data = self._hit(start, stop) if stop - start <= COPY_BYTES else None
         if data is None:
-            data = await self._await(self._open().planner.copy(start, stop, COPY_BYTES))
+            remote = self._open()
+            watch = watch or remote.watch((start, stop))
+            data = await self._await(remote.planner.copy(start, stop, COPY_BYTES, watch), watch)
         return data
+
+    async def _copies(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
+        """The bytes of `(start, stop)` ranges, fetched together where there is room for all of them."""
+        checked, watch = self._watched(ranges)
+        with watch or UNWATCHED:
+            await self._fetch_together(checked, watch)
+            found, end = [], 0
+            for start, stop in checked:
+                found.append(await self._copy(start, stop, watch))
+                end += stop - start
+                if watch is not None:
+                    watch.reach(end)
+            return found
 
     async def prefetch(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]], wait: bool = True) -> int:
         """Fetch `(offset, length)` ranges. See `HttpFile.prefetch`."""
         remote = self._open()
-        return await self._await(remote.planner.prefetch(checked_lengths(ranges, remote.size), wait=wait))
+        checked, watch = checked_lengths(ranges, remote.size), remote.watch() if wait else None
+        return await self._await(remote.planner.prefetch(checked, wait=wait, watch=watch), watch)
 
-    async def _fetch_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[ByteRange]:
-        """Check `(start, stop)` ranges, and fetch them together where there is room for all of them."""
+    async def _fetch_together(self, checked: list[ByteRange], watch: Watch | None) -> None:
+        """Fetch ranges, where there is room for all of them."""
         remote = self._open()
-        checked = [checked_range(start, stop, remote.size) for start, stop in ranges]
         if sum(item.length for item in checked) <= remote.planner.window and len(checked) > 1:
-            await self._await(remote.planner.prefetch(checked, wait=True))
-        return checked
+            await self._await(remote.planner.prefetch(checked, wait=True, watch=watch), watch)
 
     async def _stream(self, start: int, stop: int) -> AsyncIterator[bytes]:
         remote, driver = self._open(), self._here()
-        async with contextlib.aclosing(driver.iterate(remote.planner.stream(start, stop))) as steps:
-            while True:
-                with remote.waiting():  # not while the caller looks at what came
-                    item = await anext(steps, None)
-                if not isinstance(item, bytes):
-                    return
-                yield item
+        watch = remote.watch((start, stop))
+        with watch or UNWATCHED:
+            async with contextlib.aclosing(driver.iterate(remote.planner.stream(start, stop), watch=watch)) as steps:
+                while True:
+                    with remote.waiting():  # not while the caller looks at what came
+                        item = await anext(steps, None)
+                    if not isinstance(item, bytes):
+                        return
+                    yield item
 
     # ends
 

@@ -63,7 +63,9 @@ class AsyncHttpFile(AsyncReader):
         with self._taking(len(target)) as (start, stop):
             target = target[: stop - start]
             if target and (len(target) > COPY_BYTES or not self._hit_into(target, start)):
-                await self._await(self._open().planner.copy_into(target, start, COPY_BYTES))
+                remote = self._open()
+                watch = remote.watch((start, stop))
+                await self._await(remote.planner.copy_into(target, start, COPY_BYTES, watch), watch)
         return len(target)
 
     async def readline(self, size: SupportsIndex | None = -1) -> bytes:
@@ -99,7 +101,7 @@ class AsyncHttpFile(AsyncReader):
 
     async def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
         """See `HttpFile.read_ranges`."""
-        return [await self._copy(start, stop) for start, stop in await self._fetch_ranges(ranges)]
+        return await self._copies(ranges)
 
     def stream(self, start: SupportsIndex = 0, stop: SupportsIndex | None = None) -> AsyncIterator[bytes]:
         """See `HttpFile.stream`; an asynchronous iterator."""

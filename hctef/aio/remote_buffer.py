@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack
 
 from hctef._cursor import strided
 from hctef._options import AsyncBufferOptions, UrlSource
+from hctef._progress import Watch
 from hctef._ranges import ByteRange, checked_range
+from hctef._remote import UNWATCHED
 from hctef._views import array_extent, array_over, pinned_view
 from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
 from hctef.aio.http_file import AsyncHttpFile
@@ -46,8 +48,7 @@ class AsyncRemoteBuffer(AsyncReader):
             extent, single, step = strided(*key.indices(size))
             if single is None:
                 return (await self._copy(*extent))[::step]
-            await self._fetch_ranges((at, at + 1) for at in single)
-            return b"".join([await self._copy(at, at + 1) for at in single])
+            return b"".join(await self._copies((at, at + 1) for at in single))
         index = operator.index(key)
         index += size if index < 0 else 0
         if not 0 <= index < size:
@@ -64,7 +65,10 @@ class AsyncRemoteBuffer(AsyncReader):
 
     async def read_ranges(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[memoryview]:
         """See `RemoteBuffer.read_ranges`."""
-        return [await self._view(extent) for extent in await self._fetch_ranges(ranges)]
+        checked, watch = self._watched(ranges)
+        with watch or UNWATCHED:
+            await self._fetch_together(checked, watch)
+            return [await self._view(extent, watch) for extent in checked]
 
     async def array(
         self, dtype: DTypeLike, shape: int | Sequence[int] | None = None, offset: SupportsIndex = 0, order: str = "C"
@@ -73,14 +77,16 @@ class AsyncRemoteBuffer(AsyncReader):
         kind, dims, extent = array_extent(dtype, shape, offset, order, self._open().size)
         return array_over(await self._view(extent), kind, dims, order)
 
-    async def _view(self, extent: ByteRange) -> memoryview:
+    async def _view(self, extent: ByteRange, watch: Watch | None = None) -> memoryview:
         remote = self._open()
-        while True:
-            arena = remote.planner.arena
-            pin = await self._await(remote.planner.read(*extent, hold=True))
-            if remote.planner.arena is arena:
-                return pinned_view(remote, arena, extent, pin)
-            remote.unpin(pin)  # the pager took over meanwhile
+        watch = watch or remote.watch(extent)
+        with watch or UNWATCHED:  # as in `loaded_view`
+            while True:
+                arena = remote.planner.arena
+                pin = await self._await(remote.planner.read(*extent, hold=True), watch)
+                if remote.planner.arena is arena:
+                    return pinned_view(remote, arena, extent, pin)
+                remote.unpin(pin)  # the pager took over meanwhile
 
     def cursor(self) -> AsyncHttpFile:
         """A cursor on the same pages, at position 0: no request."""

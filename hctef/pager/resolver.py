@@ -20,6 +20,7 @@ from hctef._http import Validator
 from hctef._intervals import Claim
 from hctef._link import Link
 from hctef._planner import Planner
+from hctef._progress import Watch
 from hctef._ranges import PAGE, ByteRange
 from hctef._uffd import Fault
 from hctef._urllib3 import Urllib3Transport
@@ -49,8 +50,8 @@ class _Driver(Driver):
     failed: Callable[[Claim, Exception], None]
     arrived: Callable[[], None]
 
-    def _transfer(self, claim: Claim) -> None:
-        super()._transfer(claim)
+    def _transfer(self, claim: Claim, watch: Watch | None = None) -> None:
+        super()._transfer(claim, watch)
         self.arrived()
         if claim.error is not None and not isinstance(claim.error, Cancelled):
             self.failed(claim, claim.error)
