@@ -32,6 +32,7 @@ LAYERS = [
         "_repr",
         "_advice",
         "_cursor",
+        "_progress",
         "_options",
         "_retries",
         "_uffd",
