@@ -180,33 +180,37 @@ class Planner(Delivery):
         What is long and must be fetched comes behind the copying, in order.
         """
         window, at, coming = self.window, start, False
-        if self.options.max_resident_bytes is None and self.pager is None and stop - start > LONG:
-            window = LONG
-            if not self.pages.resident(start, stop):
-                whole = align(start, stop, self.size)
-                self.arena.expect(*whole)
-                self._wishes.push([whole])
-                coming = not self.link.near
-                if coming:
-                    first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))
-                    yield FetchPlan(background=self._join(self._claim(self._gaps.unclaimed(*first))))
-        while at < stop:
-            end = min(stop, at + window)
-            if coming:  # what nobody asked for yet will come on a connection that is under way: any other is cold
-                gaps = self._gaps.unclaimed(at, end)
-                if gaps and gaps[0].start > at:
-                    end = gaps[0].start
-            pin = yield from self.read(at, end)
-            try:
-                for begin in range(at, end, piece or end - at):
-                    until = min(end, begin + (piece or end - at))
-                    with self.arena.view(begin, until) as source:
-                        yield Call(lambda begin=begin, source=source: put(begin, source))  # type: ignore[misc]
-            finally:
-                self.unpin(pin)
-            if watch is not None:
-                watch.took(end - at)
-            at = end
+        try:
+            if self.options.max_resident_bytes is None and self.pager is None and stop - start > LONG:
+                window = LONG
+                if not self.pages.resident(start, stop):
+                    whole = align(start, stop, self.size)
+                    self.arena.expect(*whole)
+                    self._wishes.push([whole])
+                    coming = not self.link.near
+                    if coming:
+                        first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))
+                        yield FetchPlan(background=self._join(self._claim(self._gaps.unclaimed(*first))))
+            while at < stop:
+                end = min(stop, at + window)
+                if coming:  # what nobody asked for yet will come on a connection that is under way: any other is cold
+                    gaps = self._gaps.unclaimed(at, end)
+                    if gaps and gaps[0].start > at:
+                        end = gaps[0].start
+                pin = yield from self.read(at, end)
+                try:
+                    for begin in range(at, end, piece or end - at):
+                        until = min(end, begin + (piece or end - at))
+                        with self.arena.view(begin, until) as source:
+                            yield Call(lambda begin=begin, source=source: put(begin, source))  # type: ignore[misc]
+                finally:
+                    self.unpin(pin)
+                if watch is not None:
+                    watch.took(end - at)
+                at = end
+        except BaseException:  # raised again: nobody will copy the rest
+            self._wishes.drop(*align(start, stop, self.size))
+            raise
 
     def fetch(self, wanted: list[ByteRange]) -> PlanGen[None]:
         """Make sorted, disjoint ranges resident, each byte asked for once over all readers."""

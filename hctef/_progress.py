@@ -161,8 +161,8 @@ class Bar:
 
     __slots__ = ("_bar", "_load", "_name")
 
-    def __init__(self, name: str, load: Callable[[], Any]) -> None:
-        """`name`: the file, without credentials. `load`: returns tqdm's class, or None."""
+    def __init__(self, name: Callable[[], str], load: Callable[[], Any]) -> None:
+        """`name`: returns the file's, without credentials. `load`: returns tqdm's class, or None."""
         self._name, self._load = name, load
         self._bar: Any = None
 
@@ -173,7 +173,7 @@ class Bar:
                 return
             # `initial`: the rate is that of what comes from now on.
             look = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
-            self._bar = make(total=total, initial=done, desc=self._name, **look)
+            self._bar = make(total=total, initial=done, desc=self._name(), **look)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

@@ -157,7 +157,7 @@ class Remote:
         progress = self.options.progress
         if progress is None:
             return None
-        shown = Bar(short_name(self.safe_url), _tqdm) if progress is True else Told(progress)
+        shown = Bar(lambda: short_name(self.safe_url), _tqdm) if progress is True else Told(progress)
         return Watch(shown, self._absent, ranges)
 
     def _absent(self, start: int, stop: int) -> int:
@@ -205,7 +205,8 @@ class Remote:
 
     def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool, watch: Watch | None = None) -> int:
         """See `Planner.prefetch`. `watch`: as `copy` has it."""
-        watch = watch or (self.watch() if wait else None)
+        if wait and watch is None:
+            watch = self.watch()
         count: int = self._wait_for(self.planner.prefetch(ranges, wait=wait, watch=watch), watch)
         return count
 
@@ -260,7 +261,10 @@ class Remote:
         return total
 
     def _wait_for(self, generator: PlanGen[Any], watch: Watch | None = None) -> Any:
-        with watch or UNWATCHED, self.waiting():
+        if watch is None:
+            with self.waiting():
+                return self.driver.run(generator)
+        with watch, self.waiting():
             return self.driver.run(generator, watch=watch)
 
     def waiting(self) -> _Waiting:

@@ -12,7 +12,7 @@ from hctef._options import Options, UrlSource
 from hctef._progress import Watch, portable
 from hctef._ranges import ByteRange, checked_lengths
 from hctef._reader import Reader
-from hctef._remote import CLOSED, UNWATCHED, Remote
+from hctef._remote import CLOSED, Remote
 from hctef._urls import parse_url
 
 
@@ -67,10 +67,11 @@ class SyncReader(Reader):
     def _copies(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
         """The bytes of `(start, stop)` ranges, fetched together where there is room for all of them."""
         checked, watch = self._watched(ranges)
-        with watch or UNWATCHED:
+        if watch is None:
+            self._fetch_together(checked)
+            return [self._copy(start, stop) for start, stop in checked]
+        with watch:
             self._fetch_together(checked, watch)
-            if watch is None:
-                return [self._copy(start, stop) for start, stop in checked]
             found, end = [], 0
             for start, stop in checked:
                 found.append(self._copy(start, stop, watch))
@@ -116,7 +117,7 @@ class SyncReader(Reader):
         remote = self._open()
         return remote.prefetch(checked_lengths(ranges, remote.size), wait=wait)
 
-    def _fetch_together(self, checked: list[ByteRange], watch: Watch | None) -> None:
+    def _fetch_together(self, checked: list[ByteRange], watch: Watch | None = None) -> None:
         """Fetch ranges, where there is room for all of them."""
         remote = self._open()
         if sum(item.length for item in checked) <= remote.planner.window and len(checked) > 1:

@@ -77,5 +77,9 @@ class Wishes:
         """So many bytes of what was asked for came."""
         self.bytes -= length
 
+    def drop(self, start: int, stop: int) -> None:
+        """What lies in `[start, stop)` is not wished for any longer."""
+        self._queue = deque(wish for wish in self._queue if not start <= wish[0].start < wish[0].stop <= stop)
+
     def clear(self) -> None:
         self._queue.clear()

@@ -556,6 +556,35 @@ def test_an_abandoned_stream_ends_its_bar(url: str, bars: list[FakeBar]) -> None
     run_clean(main)
 
 
+LONG = pattern(24 << 20)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.03])
+def test_a_long_read(range_server: RangeServer, seconds: float) -> None:
+    """What comes behind the copying, from threads that the reader waits for where the line is far, is told of; and who
+    has enough of it need not end the file to stop it."""
+    url, reports, enough = range_server.add("f", LONG), Reports(), 1 << 62
+
+    def report(done: int, total: int) -> None:
+        reports(done, total)
+        if done > enough:
+            raise Enough
+
+    with hctef.HttpFile(url, progress=report, **{**QUIET, "readahead": "auto"}) as file:
+        range_server.behave("f", slow(seconds), trickle(6e7))
+        assert file.read() == LONG
+        reports.check(len(LONG))
+        file.evict()
+        before, enough = file.stats.bytes_fetched, 1 << 20
+        file.seek(0)
+        with pytest.raises(Enough):
+            file.read()
+        wait_until(lambda: not file._open().planner.cache.all_claims())
+        assert file.stats.bytes_fetched - before < len(LONG)
+        enough = 1 << 62
+        assert file.read() == LONG
+
+
 # bars
 
 
