@@ -247,7 +247,7 @@ class AsyncDriver:
         finally:
             self._sending.discard(sending)
 
-    async def _fetch(self, plan: FetchPlan, watch: Watch | None) -> None:
+    async def _fetch(self, plan: FetchPlan, watch: Watch | None = None) -> None:
         self._carried.update(plan.claims + plan.background)
         mine = [self._start(claim) for claim in plan.claims[1:]]
         for claim in plan.background:

@@ -234,7 +234,7 @@ class Driver:
                 return step.function()
         return None
 
-    def _fetch(self, plan: FetchPlan, watch: Watch | None) -> None:
+    def _fetch(self, plan: FetchPlan, watch: Watch | None = None) -> None:
         claims = plan.claims + plan.background
         try:
             others = claims[1:] if plan.claims else claims
