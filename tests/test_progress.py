@@ -12,7 +12,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import hctef
 from hctef import _progress, cli
+from hctef._async_driver import _outcome
 from hctef._pages import PageTable
 from hctef._progress import Told, Watch, checked_progress, portable, short_name
 from hctef._ranges import PAGE
@@ -122,6 +123,17 @@ def test_ten_reports_a_second(clock: Clock) -> None:
     assert 14 <= len(reports.all) <= 17
     assert reports.all[-1] == (10, 10)
     assert reports.all[-2] == (0, 10)
+
+
+def test_the_last_report_comes_once(clock: Clock) -> None:
+    """Also where one before it said the same."""
+    reports = Reports()
+    with Watch(Told(reports), lambda *_: 0, [(0, 10)], clock) as watch:
+        watch.begin()
+        clock.now += 1
+        watch.tick()
+        clock.now += 1
+    assert reports.all == [(10, 10)]
 
 
 def test_a_slow_callable_takes_a_tenth_of_the_time(clock: Clock) -> None:
@@ -267,6 +279,7 @@ OPERATIONS: dict[str, tuple[Callable[[Any, Path], object], int]] = {
     "read some": (lambda f, _: f.read(700_001), 700_001),
     "readinto": (lambda f, _: f.readinto(bytearray(800_000)), 800_000),
     "read_ranges": (lambda f, _: f.read_ranges([(600_000, 900_000), (5, 300_000), (7, 9)]), 599_997),
+    "many ranges": (lambda f, _: f.read_ranges((at, at + 50_000) for at in range(0, 1_000_000, 50_000)), 1_000_000),
     "prefetch": (lambda f, _: f.prefetch([(100_000, 500_000), (0, 200_000)]), 600_000),
     "stream": (lambda f, _: b"".join(f.stream(1, 700_000)), 699_999),
     "copy_to": (lambda f, path: f.copy_to(path / "copy"), SIZE),
@@ -317,6 +330,7 @@ ASYNC_OPERATIONS: dict[str, tuple[Callable[[Any], Awaitable[object]], int]] = {
     "read": (lambda f: f.read(), SIZE),
     "readinto": (lambda f: f.readinto(bytearray(800_000)), 800_000),
     "read_ranges": (lambda f: f.read_ranges([(600_000, 900_000), (5, 300_000), (7, 9)]), 599_997),
+    "many ranges": (lambda f: f.read_ranges((at, at + 50_000) for at in range(0, 1_000_000, 50_000)), 1_000_000),
     "prefetch": (lambda f: f.prefetch([(100_000, 500_000), (0, 200_000)]), 600_000),
     "stream": (lambda f: _joined(f.stream(1, 700_000)), 699_999),
     "slice": (lambda f: f.buffer[10:900_000], 899_990),
@@ -349,6 +363,22 @@ def test_asynchronous_operations(url: str, name: str) -> None:
             assert reports.all == []
 
     run_clean(main)
+
+
+@pytest.mark.parametrize("name", ["read", "readinto", "many ranges", "stream", "slice"])
+def test_asynchronous_operations_within_a_bound(url: str, name: str) -> None:
+    """What was evicted behind the reader was there."""
+    operation, total = ASYNC_OPERATIONS[name]
+    reports = Reports()
+
+    async def main() -> None:
+        async with hctef.AsyncHttpFile(url, progress=reports, max_resident_bytes=256 << 10, **QUIET) as file:
+            await operation(file)
+
+    run_clean(main)
+    dones = [done for done, _ in reports.all]
+    assert max(b - a for a, b in itertools.pairwise(dones)) < total / 2
+    reports.check(total)
 
 
 @pytest.mark.parametrize("paging", PAGING)
@@ -387,6 +417,7 @@ def test_a_download_of_all(range_server: RangeServer, asynchronous: bool) -> Non
 
     range_server.behave("f", ignore_range, trickle(RATE), times(1, cut(600_000)))
     opened()
+    assert len({done for done, _ in reports.all}) > 3
     reports.check(SIZE)
     range_server.behave("f", ignore_range, trickle(RATE), until_close)
     opened()
@@ -432,12 +463,29 @@ def test_readers_that_wait_for_another(url: str) -> None:
         assert dones[-1] == total
 
 
+def test_tasks_that_wait_for_another(url: str) -> None:
+    """The same under asyncio."""
+    reports = Reports()
+
+    async def main() -> None:
+        async with hctef.AsyncHttpFile(url, progress=reports, **QUIET) as file:
+            await asyncio.gather(file.read(), file.clone().read(SIZE - 9), file.buffer.load(5))
+            assert file.stats.bytes_fetched < SIZE + 50_000
+
+    run_clean(main)
+    for total in (SIZE, SIZE - 9, SIZE - 5):
+        dones = [done for done, each in reports.all if each == total]
+        assert len(dones) > 2
+        assert dones == sorted(dones)
+        assert dones[-1] == total
+
+
 # ends
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_callable_that_raises(url: str, tmp_path: Path, name: str) -> None:
-    """The caller gets it as it is; nothing is lost, and others read on."""
+def test_a_callable_that_raises(url: str, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The caller gets it as it is; nothing is lost, others read on, and it is no failure of a transfer."""
     operation, _ = OPERATIONS[name]
     left = 1
 
@@ -457,9 +505,10 @@ def test_a_callable_that_raises(url: str, tmp_path: Path, name: str) -> None:
         assert not _pinned(file)
         left = 1_000_000
         assert file.read() == DATA
+    assert not caplog.records
 
 
-def _pinned(file: hctef.HttpFile) -> bool:
+def _pinned(file: hctef.HttpFile | hctef.AsyncHttpFile) -> bool:
     """Whether anything may not be evicted."""
     gc.collect()
     file.evict()
@@ -481,6 +530,25 @@ def test_a_callable_that_raises_at_the_end(url: str, tmp_path: Path, name: str) 
         assert file.tell() == 0
         assert not list(tmp_path.iterdir())
         assert not _pinned(file)
+
+
+@pytest.mark.parametrize("name", ASYNC_OPERATIONS)
+def test_a_callable_that_raises_at_the_end_in_a_loop(url: str, name: str) -> None:
+    """The same under asyncio."""
+    operation, _ = ASYNC_OPERATIONS[name]
+
+    def report(done: int, total: int) -> None:
+        if done == total:
+            raise Enough
+
+    async def main() -> None:
+        async with hctef.AsyncHttpFile(url, progress=report, **QUIET) as file:
+            with pytest.raises(Enough):
+                await operation(file)
+            assert file.tell() == 0
+            assert not _pinned(file)
+
+    run_clean(main)
 
 
 @pytest.mark.parametrize("paging", PAGING)
@@ -508,7 +576,7 @@ def test_a_callable_that_raises_harms_nobody_else(url: str, paging: Any) -> None
 
 
 @pytest.mark.parametrize("name", ASYNC_OPERATIONS)
-def test_a_callable_that_raises_in_a_loop(url: str, name: str) -> None:
+def test_a_callable_that_raises_in_a_loop(url: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
     """The same under asyncio, with another task that waits for the same bytes; no task is left."""
     operation, _ = ASYNC_OPERATIONS[name]
     armed = True
@@ -527,6 +595,23 @@ def test_a_callable_that_raises_in_a_loop(url: str, name: str) -> None:
             if isinstance(results[0], Enough):
                 assert file.tell() == 0
             assert await file.buffer[:] == DATA
+
+    run_clean(main)
+    assert not caplog.records
+
+
+def test_who_gives_up_waiting_in_a_loop_says_so() -> None:
+    """Whoever would have woken it need not."""
+
+    def report(done: int, total: int) -> None:
+        raise Enough
+
+    async def main() -> None:
+        future: Future[None] = Future()
+        with pytest.raises(Enough):
+            await _outcome(future, Watch(Told(report), lambda *_: 1, [(0, 10)]))
+        await asyncio.sleep(0)  # the loop tells it
+        assert future.cancelled()
 
     run_clean(main)
 
