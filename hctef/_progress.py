@@ -193,7 +193,8 @@ def load_tqdm() -> Any:
             _lacking.append(str(error))
             log.warning("progress=True shows nothing: pip install tqdm (%s)", error)
         return None
-    return tqdm
+    # Its thread that draws what is overdue would outlive the bar, and make each fork one beside threads.
+    return type("tqdm", (tqdm,), {"monitor_interval": 0})
 
 
 def short_name(url: str) -> str:

@@ -717,7 +717,7 @@ def test_a_bar_for_each_operation(url: str, bars: list[FakeBar]) -> None:
 
 
 def test_tqdm_itself(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Draws on stderr."""
+    """Draws on stderr, and leaves no thread behind."""
     pytest.importorskip("tqdm")
     with hctef.HttpFile(url, progress=True, **QUIET) as file:
         assert file.read() == DATA
@@ -725,6 +725,7 @@ def test_tqdm_itself(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "f: " in shown.err
     assert "B/s" in shown.err
     assert shown.out == ""
+    assert not [thread for thread in threading.enumerate() if "onitor" in type(thread).__name__]
 
 
 def test_without_tqdm(url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
