@@ -41,7 +41,8 @@ SHORT = 64 * 1024
 """Bytes that are copied under the lock: to release it and take it again takes longer."""
 
 LONG = 4 * 1024 * 1024
-"""A read of more bytes is fetched and copied out at the same time, so many bytes after so many."""
+"""A read of more bytes is fetched and copied out at the same time, so many bytes after so many. Over a near line, whose
+reader brings so much himself, its gaps come one after the other: another thread would take longer to start."""
 
 FIRST_PIECE = 16 * 1024 * 1024
 """Of a long read over a far line, the bytes that come in one piece at once: its connection starts as quickly as that
@@ -99,7 +100,8 @@ class Planner(Delivery):
         rest = (*(claim for claim in urgent if claim not in mine), *behind)
         if self._alone(mine, wanted.stop):
             if mine or rest:
-                yield FetchPlan(claims=mine, background=rest)
+                few = self.link.near and sum(claim.stop - claim.start for claim in mine) <= LONG
+                yield FetchPlan(claims=mine, background=rest, in_turn=few)
         else:
             yield FetchPlan(background=(*mine, *rest))
             yield FetchPlan(wait=tuple(claim.wait_for(min(wanted.stop, claim.stop)) for claim in mine))
