@@ -144,8 +144,10 @@ class Residency:
     @property
     def resident_bytes(self) -> int:
         """Bytes of the file that are in memory."""
-        withheld = sum(run.length for run in self._withheld()) if self._traps else 0
-        return self.pages.resident_bytes + withheld
+        resident, pages = self.pages.resident_bytes, self._traps.withheld(0, self.size)
+        if not pages:
+            return resident
+        return resident + len(pages) * PAGE - max(0, pages[-1] + PAGE - self.size)
 
     def resident_ranges(self) -> list[ByteRange]:
         """The runs of bytes that are in memory, whole pages, sorted."""
