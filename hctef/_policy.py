@@ -63,6 +63,10 @@ LONGEST_FOLLOWED = 4 * LONGEST_ALONE
 """The same for a reader who goes on behind the bytes as they come: at the end of each block he waits for a round trip
 and all the work of a miss. A sum over 512 MiB of a view over loopback takes 0.73 s with 16 MiB, 0.88 s with 4 MiB."""
 
+BOUGHT_SECONDS = 0.016
+"""Of a near line's bytes that its reader waits for at once of what is bought, from LONGEST_ALONE to LONGEST_FOLLOWED:
+each block takes the work of a miss. 1,000 random reads of 256 MiB over loopback: 0.50 s with 4 MiB, 0.40 with 16."""
+
 
 class Advice(NamedTuple):
     """What an access is worth fetching."""
@@ -237,8 +241,10 @@ class Policy(Foresight):
         region = self._rents.holding(start)
         if region is None:
             return block
-        low = start // LONGEST_ALONE * LONGEST_ALONE
-        low, high = max(low, region.start), min(low + LONGEST_ALONE, region.stop)
+        unit = 1 << int(max(LONGEST_ALONE, self._link.bandwidth * BOUGHT_SECONDS)).bit_length() - 1
+        unit = min(unit, LONGEST_FOLLOWED)
+        low = start // unit * unit
+        low, high = max(low, region.start), min(low + unit, region.stop)
         return ByteRange(min(low, block.start), max(high, block.stop))
 
     def _block(self, start: int, stop: int, unit: int) -> ByteRange:

@@ -565,6 +565,19 @@ def test_no_stride_is_prefetched_where_waiting_costs_less_than_work() -> None:
         assert any(advice.behind for advice in advices) == (fetch is far)
 
 
+@pytest.mark.parametrize(("rate", "length"), [(1e8, 4 * MIB), (6e8, 8 * MIB), (2e9, 16 * MIB)])
+def test_what_is_bought_over_a_near_line_comes_in_blocks_of_some_milliseconds(rate: float, length: int) -> None:
+    """Aligned, so that none is asked for twice, and inside of the file."""
+    size, rng = 250 * MIB, random.Random(5)
+    fetch = policy(size, round_trip=0.0002, rate=rate)
+    blocks = [fetch.access(at, at + 1, 0.0, missing=True).block for at in (rng.randrange(size) for _ in range(4000))]
+    blocks = [block for block in blocks if block.length > MIB]
+    assert len(blocks) > 100
+    for start, stop in blocks:
+        assert start % length == 0
+        assert stop == size or length <= stop - start < length + 65536  # with what the reader asked for at its end
+
+
 def test_a_reader_who_follows_the_bytes_is_fetched_longer_blocks() -> None:
     """Over loopback, where others would wait for all of them."""
 
