@@ -14,7 +14,7 @@ PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types test-all bench bench-quick bench-views clean FORCE
+.PHONY: help demo test lint types test-all bench bench-quick bench-bars bench-views clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,10 @@ bench-quick: $(BENCH_VENV)/.installed ## some of them, once, and one round of ea
 	@scripts/ensure_nginx.sh
 	$(BENCH_VENV)/bin/python -m benchmarks --quick $(ARGS)
 	HCTEF_BENCH_QUICK=1 $(BENCH_VENV)/bin/python -m pytest benchmarks --timeout=0 --benchmark-min-rounds=1 --benchmark-max-time=0.05 --benchmark-warmup=off
+
+bench-bars: $(BENCH_VENV)/.installed ## what docs/performance.md is to have, in one run of half an hour
+	@scripts/ensure_nginx.sh
+	$(BENCH_VENV)/bin/python -m benchmarks --bars $(ARGS)
 
 bench-views: $(BENCH_VENV)/.installed ## views whose pages are filled when they are touched, beside plain requests
 	@scripts/ensure_nginx.sh

@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeat", type=int, help="rounds (default: 3 on raw, 1 on the others, whose times vary less)")
     parser.add_argument("--patience", type=float, help=f"seconds that a measurement may take (default: {PATIENCE:.0f})")
     parser.add_argument("--quick", action="store_true", help="a subset, once: do the benchmarks still run?")
+    parser.add_argument("--bars", action="store_true", help="only what must be reached, 5 and 3 rounds")
     parser.add_argument("--source", type=Path, default=ROOT, help="a folder whose hctef is measured: another checkout")
     parser.add_argument("--output", type=Path, help="where the results go (default: benchmarks/results/DATE.json)")
     return parser
@@ -69,13 +70,15 @@ def _run(arguments: list[str]) -> int:
         if lacking := missing():
             print(f"only the link raw: the others need {', '.join(lacking)}", file=sys.stderr)
             links = ["raw"]
+    rounds = (3, 5) if options.bars else (1, 1) if options.quick else (1, 3)
     settings = Settings(
         links=links,
         workloads=options.workloads or (QUICK_WORKLOADS if options.quick else list(WORKLOADS)),
         libraries=options.libraries
         or [name for name, adapter in ADAPTERS.items() if not options.quick or _quick(adapter)],
         sparing=() if options.libraries else [link for link in links if options.quick or LINKS[link].rate],
-        repeat={link: options.repeat or (3 if link == "raw" and not options.quick else 1) for link in links},
+        bars=options.bars,
+        repeat={link: options.repeat or rounds[link == "raw"] for link in links},
         patience=options.patience or (QUICK_PATIENCE if options.quick else PATIENCE),
         source=options.source.resolve(),
     )

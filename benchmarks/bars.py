@@ -91,3 +91,14 @@ def needed(link: str, workload: str, adapter: Adapter) -> bool:
     if adapter.kind == "hctef" or adapter.name in references | {"download"}:
         return True
     return adapter.kind == "limit" and (adapter.name != "sockets" or workload in {"W1", "W1-bare", "W5", "W10", "W11"})
+
+
+BESIDE = {"W6": "BytesIO", "W11": "clairvoyant", "W13": "clairvoyant"}
+"""Limits that hctef is measured by as well."""
+
+
+def compared(link: str, workload: str, adapter: Adapter) -> bool:
+    """Whether a bar compares it; on loopback hctef is compared with GDAL too, whose native code nothing hides there."""
+    bars = [bar for bar in BARS if (bar.link, bar.workload) == (link, workload)]
+    names = {name for bar in bars for name in (bar.subject, bar.reference, BESIDE.get(workload))}
+    return adapter.name in names or (bool(bars) and link == "raw" and adapter.name == "gdal")

@@ -28,7 +28,8 @@ for them at once over 64 established connections, `local` reads the same file fr
 all of the file first. `hctef-0.4.1` is what PyPI serves under that name, another code base. "x limit" is the ratio to
 the fastest limit that uses the network, "x best peer" to the fastest peer. For W12, MiB is memory, not traffic.
 
-Measure again with `make bench` (`ARGS="--links b20 --workloads W3"` for a part), write this document with
+Measure again with `make bench-bars` (half an hour), all peers with `make bench`, a part with
+`ARGS="--links b20 --workloads W3"`; write this document with
 `python -m benchmarks report benchmarks/results/DATE.json`. What must be reached, and why: `benchmarks/bars.py`.
 """
 

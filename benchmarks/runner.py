@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.adapters import ADAPTERS, Adapter
-from benchmarks.bars import needed
+from benchmarks.bars import compared, needed
 from benchmarks.links import LINKS, Network, Served
 from benchmarks.worker import IMPORT, MARK
 from benchmarks.workloads import WORKLOADS
@@ -90,6 +90,8 @@ class Settings:
     libraries: Sequence[str]
     sparing: Collection[str]
     """Links on which only those are measured that the verdicts need: a slow one may take minutes on a long line."""
+    bars: bool
+    """Only what the bars compare."""
     repeat: dict[str, int]
     """Rounds, by link."""
     patience: float
@@ -192,7 +194,9 @@ def _served(network: Network, link: str, word: str) -> Served:
 def _chosen(settings: Settings, link: str, workload: Workload) -> list[Adapter]:
     adapters = [adapter for adapter in ADAPTERS.values() if workload.accepts(adapter)]
     adapters = [adapter for adapter in adapters if adapter.name in settings.libraries]
-    if link in settings.sparing:
+    if settings.bars:
+        adapters = [adapter for adapter in adapters if compared(link, workload.name, adapter)]
+    elif link in settings.sparing:
         adapters = [adapter for adapter in adapters if needed(link, workload.name, adapter)]
     return [adapter for adapter in adapters if link == "raw" or not adapter.local]
 
