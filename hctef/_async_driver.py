@@ -249,13 +249,12 @@ class AsyncDriver:
 
     async def _fetch(self, plan: FetchPlan, watch: Watch | None = None) -> None:
         self._carried.update(plan.claims + plan.background)
-        own = plan.claims if plan.in_turn else plan.claims[:1]
-        mine = [self._start(claim) for claim in plan.claims[len(own) :]]
+        mine = [self._start(claim) for claim in plan.claims[1:]]
         for claim in plan.background:
             self._start(claim)
         try:
-            for claim in own:
-                await self._transfer(claim, watch)
+            if plan.claims:
+                await self._transfer(plan.claims[0], watch)
             for claim in plan.claims:
                 if claim.open:
                     with self.lock:  # else it might be released between a look and the waiting

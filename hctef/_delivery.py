@@ -290,8 +290,11 @@ class Delivery(Wishing):
         """Whether all that is in an area are these resident runs, and nobody holds them."""
         if self.cache.claims(*area):
             return False
-        if self._tail is not None and area.start <= self._tail_start < area.stop:
-            return False  # the remnant is not marked
+        # What came of a page is not marked: the remnant, or what will be it.
+        parts = [self._remnant.start] if self._remnant.length else []
+        parts += [self._tail_start] if self._tail is not None else []
+        if any(area.start <= part < area.stop for part in parts):
+            return False
         return all(next(self.cache.unpinned(run), None) == run for run in runs)
 
     def cancel(self, claims: Iterable[Claim]) -> None:

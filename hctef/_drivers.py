@@ -237,7 +237,7 @@ class Driver:
     def _fetch(self, plan: FetchPlan, watch: Watch | None = None) -> None:
         claims = plan.claims + plan.background
         try:
-            others = plan.background if plan.in_turn else claims[1:] if plan.claims else claims
+            others = claims[1:] if plan.claims else claims
             # What readers wait for first: threads that are idle, and warm connections, go to who comes first.
             for urgent in (True, False):
                 if chosen := [claim for claim in others if claim.urgent is urgent]:

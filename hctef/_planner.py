@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -99,9 +100,10 @@ class Planner(Delivery):
         mine = urgent if self.link.near else own
         rest = (*(claim for claim in urgent if claim not in mine), *behind)
         if self._alone(mine, wanted.stop):
-            if mine or rest:
-                few = self.link.near and sum(claim.stop - claim.start for claim in mine) <= SPLIT_BYTES
-                yield FetchPlan(claims=mine, background=rest, in_turn=few)
+            if mine and self.link.near and sum(claim.stop - claim.start for claim in mine) <= SPLIT_BYTES:
+                yield from self._one_by_one(mine, rest)
+            elif mine or rest:
+                yield FetchPlan(claims=mine, background=rest)
         else:
             yield FetchPlan(background=(*mine, *rest))
             yield FetchPlan(wait=tuple(claim.wait_for(min(wanted.stop, claim.stop)) for claim in mine))
@@ -113,6 +115,17 @@ class Planner(Delivery):
         """Whether a reader who needs the bytes before `stop` does best to bring all of `claims` himself. What is long
         and far away he leaves to others: he goes on as soon as his own bytes are there."""
         return self.link.near or all(claim.stop <= stop + FLIGHT for claim in claims)
+
+    def _one_by_one(self, claims: tuple[Claim, ...], behind: tuple[Claim, ...]) -> PlanGen[None]:
+        """Fetch claims in this reader's own turn. Where one fails, those after it are given back."""
+        left, failed = deque(claims), False
+        try:
+            while left and not failed:
+                claim = left.popleft()
+                yield FetchPlan(claims=(claim,), background=behind)
+                behind, failed = (), claim.error is not None
+        finally:
+            self.cancel(claim for claim in left if not claim.started)
 
     def _consult(
         self, wanted: ByteRange, now: float, *, follows: bool = False

@@ -136,19 +136,17 @@ class Call:
 class FetchPlan:
     """Either claims or waits, never both: no reader waits while it holds a claim, so nobody waits in a circle."""
 
-    __slots__ = ("background", "claims", "in_turn", "wait")
+    __slots__ = ("background", "claims", "wait")
 
     def __init__(
         self,
         claims: tuple[Claim, ...] = (),
         background: tuple[Claim, ...] = (),
         wait: tuple[Future[None], ...] = (),
-        *,
-        in_turn: bool = False,
     ) -> None:
-        """`claims`: fetched now; the plan is done when each of them is released; `in_turn`: one after the other.
-        `background`: fetched too, but nobody waits for them here."""
-        self.claims, self.background, self.wait, self.in_turn = claims, background, wait, in_turn
+        """`claims`: fetched now; the plan is done when each of them is released. `background`: fetched too, but nobody
+        waits for them here."""
+        self.claims, self.background, self.wait = claims, background, wait
 
 
 class Detach:

@@ -352,6 +352,59 @@ def test_what_is_held_is_not_put_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
     assert planner.epoch[0] == 3
 
 
+@pytest.mark.parametrize("child", [False, True])
+def test_a_part_of_a_page_is_not_thrown_away(monkeypatch: pytest.MonkeyPatch, child: bool) -> None:
+    """The remnant of the opening's response, which a forked child has too, lies among pages that are put together."""
+    monkeypatch.setattr(hctef._delivery, "HUGE", 4 * PAGE)
+    loop = opened(
+        lambda planner: Loop(planner, lambda n: n - 1),
+        prefetch_bytes=5 * PAGE // 2 - (-SIZE % PAGE),
+        readahead="off",
+        minimum_range_request_bytes=PAGE,
+    )
+    planner = loop.planner
+    page = planner._remnant.start // PAGE * PAGE
+    assert planner._remnant.length
+    if child:
+        planner.after_fork()
+    loop.start(planner.read(page - PAGE, page), planner.unpin)
+    loop.run()
+    planner._regroup(0, SIZE)
+    loop.start(planner.read(page, page + PAGE))
+    loop.run()
+    assert planner.arena.bytes[page : page + PAGE] == DATA[page : page + PAGE]
+
+
+@pytest.mark.parametrize("error", [None, HctefNetworkError("cut"), KeyboardInterrupt()])
+def test_gaps_that_come_in_turn_are_given_back_together(error: BaseException | None) -> None:
+    """Over a near line, where one of them fails or its reader is interrupted: nobody fetches the others any longer."""
+    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0, readahead="off")
+    planner = loop.planner
+    planner.link.round_trip = 0.0001
+    loop.start(planner.read(8 * PAGE, 10 * PAGE))
+    loop.run()
+    reading = planner.read(4 * PAGE, 16 * PAGE)
+    plan = next(reading)
+    assert isinstance(plan, FetchPlan)
+    assert [(claim.start, claim.stop) for claim in plan.claims] == [(4 * PAGE, 8 * PAGE)]
+    assert len(planner.cache.all_claims()) == 2
+    planner.give_back(plan.claims[0])
+    if error is None:
+        plan = reading.send(None)
+        assert isinstance(plan, FetchPlan)
+        assert [(claim.start, claim.stop) for claim in plan.claims] == [(10 * PAGE, 16 * PAGE)]
+        reading.close()
+        planner.cancel(plan.claims)  # as a driver does
+    elif isinstance(error, HctefNetworkError):
+        plan.claims[0].error = error
+        with pytest.raises(HctefNetworkError, match="cut"):
+            reading.send(None)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            reading.throw(error)
+    assert planner.cache.all_claims() == []
+
+
 @contextlib.contextmanager
 def small_lanes() -> Iterator[None]:
     """Wishes are long from 4 pages on, and come in pieces of 2: this file is small."""
