@@ -187,7 +187,9 @@ class AsyncDriver:
                     if self._loop.time() - rested > BREATH:
                         await asyncio.sleep(0)
                         rested = self._loop.time()
-                except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
+                except BaseException as raised:  # thrown into the generator, which raises it again
+                    if watch is not None and watch.over:  # see below
+                        raise
                     error = raised
                 if watch is not None and error is None:
                     watch.tick()  # not thrown in: a transfer would take it for its own failure

@@ -155,7 +155,9 @@ class Driver:
                             task()
                         continue
                     value = self._perform(step, exchange, watch)
-                except BaseException as raised:  # noqa: BLE001  # thrown into the generator, which raises it again
+                except BaseException as raised:  # thrown into the generator, which raises it again
+                    if watch is not None and watch.over:  # see below
+                        raise
                     error = raised
                 step = None
                 if watch is not None and error is None:

@@ -109,6 +109,11 @@ class Watch:
             self._tell()
 
     @property
+    def over(self) -> bool:
+        """Whether who is told raised, which is to end the operation."""
+        return self._began is not None and self._due == math.inf
+
+    @property
     def patience(self) -> float | None:
         """Seconds until `tick` has something to do; None: it never will."""
         return None if self._due == math.inf else max(0.0, self._due - self._clock())

@@ -28,7 +28,7 @@ from hctef._pages import PageTable
 from hctef._progress import Told, Watch, checked_progress, portable, short_name
 from hctef._ranges import PAGE
 from tests.helpers import pattern, run_clean, wait_until
-from tests.range_server import RangeServer, cut, ignore_range, slow, times, trickle, until_close
+from tests.range_server import Gate, RangeServer, cut, ignore_range, slow, times, trickle, until_close
 
 SIZE = (1 << 20) - 5
 DATA = pattern(SIZE)
@@ -598,6 +598,58 @@ def test_a_callable_that_raises_in_a_loop(url: str, name: str, caplog: pytest.Lo
 
     run_clean(main)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_callable_that_raises_before_its_turn(
+    url: str, range_server: RangeServer, caplog: pytest.LogCaptureFixture, asynchronous: bool
+) -> None:
+    """Where all connections are taken, it ends the operation at once, not when each of its ranges had its turn; and no
+    transfer is said to have failed."""
+    armed, gate, before = True, Gate(), 0
+    given: dict[str, Any] = {**QUIET, "max_connections": 1}
+    wanted = [(at, at + 9000) for at in range(400_000, 1_000_000, 30_000)]
+
+    def report(done: int, total: int) -> None:
+        if armed and total == 9000 * len(wanted):
+            raise Enough
+
+    def check(file: Any) -> None:
+        held = range_server.requests == before + 1
+        gate.open()
+        wait_until(lambda: not file._open().planner.cache.all_claims())
+        assert held
+        assert not caplog.records
+
+    if not asynchronous:
+        with hctef.HttpFile(url, progress=report, **given) as file, ThreadPoolExecutor(1) as pool:
+            before = range_server.requests
+            range_server.behave("f", gate)
+            other = pool.submit(file.clone().read, 100_000)
+            gate.wait_for(1)
+            with pytest.raises(Enough):
+                file.read_ranges(wanted)
+            check(file)
+            assert other.result(20) == DATA[:100_000]
+            armed = False
+            assert file.read() == DATA
+        return
+
+    async def main() -> None:
+        nonlocal armed, before
+        async with hctef.AsyncHttpFile(url, progress=report, **given) as file:
+            before = range_server.requests
+            range_server.behave("f", gate)
+            other = asyncio.ensure_future(file.clone().read(100_000))
+            await asyncio.to_thread(gate.wait_for, 1)
+            with pytest.raises(Enough):
+                await file.read_ranges(wanted)
+            await asyncio.to_thread(check, file)
+            assert await other == DATA[:100_000]
+            armed = False
+            assert await file.read() == DATA
+
+    run_clean(main)
 
 
 def test_who_gives_up_waiting_in_a_loop_says_so() -> None:
