@@ -173,11 +173,15 @@ class Bar:
 
     def __call__(self, done: int, total: int) -> None:
         if self._bar is None:
+            if sys.stderr is None or getattr(sys.stderr, "closed", False):  # a service: nobody would see it
+                return
             make = self._load()
             if make is None:
                 return
             # `initial`: the rate is that of what comes from now on.
+            # `miniters`, `mininterval`: each report is drawn. tqdm would wait for as many bytes as came at its best.
             look = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
+            look |= {"miniters": 0, "mininterval": 0}
             self._bar = make(total=total, initial=done, desc=self._name(), **look)
         self._bar.update(done - self._bar.n)
 
@@ -198,8 +202,18 @@ def load_tqdm() -> Any:
             _lacking.append(str(error))
             log.warning("progress=True shows nothing: pip install tqdm (%s)", error)
         return None
+
+    def display(self: Any, *given: Any, **named: Any) -> Any:
+        try:
+            return tqdm.display(self, *given, **named)
+        except OSError as error:
+            if error.errno is None:  # not the system's: a signal handler raised it
+                raise
+            self.disable = True  # stderr is full, or a pipe that nobody reads: no read fails for that
+            return False
+
     # Its thread that draws what is overdue would outlive the bar, and make each fork one beside threads.
-    return type("tqdm", (tqdm,), {"monitor_interval": 0})
+    return type("tqdm", (tqdm,), {"monitor_interval": 0, "display": display})
 
 
 def short_name(url: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
+import io
 import itertools
 import logging
 import pickle
@@ -25,7 +27,7 @@ import hctef
 from hctef import _progress, cli
 from hctef._async_driver import _outcome
 from hctef._pages import PageTable
-from hctef._progress import Told, Watch, checked_progress, portable, short_name
+from hctef._progress import Bar, Told, Watch, checked_progress, load_tqdm, portable, short_name
 from hctef._ranges import PAGE
 from tests.helpers import pattern, run_clean, wait_until
 from tests.range_server import Gate, RangeServer, cut, ignore_range, slow, times, trickle, until_close
@@ -765,7 +767,8 @@ def test_a_bar_for_each_operation(url: str, bars: list[FakeBar]) -> None:
         (600_000, 600_000, "f", True),
         (SIZE - 600_000, SIZE - 600_000, "f", True),
     ]
-    assert bars[0].look == {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
+    look = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False, "miniters": 0, "mininterval": 0}
+    assert bars[0].look == look
 
 
 def test_tqdm_itself(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -778,6 +781,56 @@ def test_tqdm_itself(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "B/s" in shown.err
     assert shown.out == ""
     assert not [thread for thread in threading.enumerate() if "onitor" in type(thread).__name__]
+
+
+class Stderr(io.StringIO):
+    """Counts what is drawn; or fails, as a pipe that nobody reads does."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        super().__init__()
+        self.error, self.drawn = error, 0
+
+    def write(self, text: str) -> int:
+        if self.error is not None and text:
+            raise self.error
+        self.drawn += bool(text.strip())
+        return super().write(text)
+
+
+@pytest.mark.parametrize("kind", ["none", "closed", "broken"])
+def test_a_bar_that_nobody_can_see(url: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A service, or a program without a console, reads all the same; another thread of it too."""
+    pytest.importorskip("tqdm")
+    stderr = Stderr(BrokenPipeError(errno.EPIPE, "nobody"))
+    if kind == "closed":
+        stderr.close()
+    monkeypatch.setattr(sys, "stderr", None if kind == "none" else stderr)
+    with hctef.HttpFile(url, progress=True, **QUIET) as file, ThreadPoolExecutor(1) as pool:
+        assert file.read(500_000) == DATA[:500_000]
+        assert pool.submit(file.read).result(20) == DATA[500_000:]
+
+
+def test_a_signal_handlers_error_is_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes through."""
+    pytest.importorskip("tqdm")
+    kind = load_tqdm()
+    monkeypatch.setattr(kind, "refresh", lambda self, **_: self.display())  # which would keep tqdm's lock
+    monkeypatch.setattr(sys, "stderr", Stderr(TimeoutError("of a handler")))
+    bar = Bar(lambda: "f", lambda: kind)
+    with pytest.raises(TimeoutError):
+        bar(1, 2)
+
+
+def test_a_bar_is_drawn_though_less_comes_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tqdm by itself would wait for as many bytes as came between two draws at the best."""
+    pytest.importorskip("tqdm")
+    stderr = Stderr()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    bar = Bar(lambda: "f", load_tqdm)
+    for done in (*range(0, 10**9, 10**8), *range(10**9, 10**9 + 10)):
+        bar(done, 10**10)
+    assert stderr.drawn >= 20
+    bar.close()
 
 
 def test_without_tqdm(url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
