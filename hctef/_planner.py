@@ -195,13 +195,15 @@ class Planner(Delivery):
         What is long and must be fetched comes behind the copying, in order.
         """
         window, at, coming = self.window, start, False
+        owned: ByteRange | None = None
+        ended = True
         try:
             if self.options.max_resident_bytes is None and self.pager is None and stop - start > LONG:
                 window = LONG
                 if not self.pages.resident(start, stop):
-                    whole = align(start, stop, self.size)
+                    owned = whole = align(start, stop, self.size)
                     self.arena.expect(*whole)
-                    self._wishes.push([whole])
+                    self._wishes.own(whole)
                     coming = not self.link.near
                     if coming:
                         first = ByteRange(whole.start, min(whole.stop, whole.start + FIRST_PIECE))
@@ -223,9 +225,10 @@ class Planner(Delivery):
                 if watch is not None:
                     watch.took(end - at)
                 at = end
-        except BaseException:  # raised again: nobody will copy the rest
-            self._wishes.drop(*align(start, stop, self.size))
-            raise
+            ended = False
+        finally:
+            if owned is not None:  # `ended`: nobody will copy the rest
+                self._wishes.disown(owned, ended=ended)
 
     def fetch(self, wanted: list[ByteRange]) -> PlanGen[None]:
         """Make sorted, disjoint ranges resident, each byte asked for once over all readers."""

@@ -23,10 +23,11 @@ LONG = 128 * 1024
 class Wishes:
     """The wishes for one file. Not thread-safe: its owner holds the lock."""
 
-    __slots__ = ("_queue", "bytes")
+    __slots__ = ("_owners", "_queue", "bytes")
 
     def __init__(self) -> None:
         self._queue: deque[tuple[ByteRange, bool]] = deque()  # the rest of each, and whether it was long
+        self._owners: list[ByteRange] = []  # long reads, each of which is to come behind its reader
         self.bytes = 0
         """Of the requests under way, that are still to come."""
 
@@ -77,9 +78,20 @@ class Wishes:
         """So many bytes of what was asked for came."""
         self.bytes -= length
 
-    def drop(self, start: int, stop: int) -> None:
-        """What lies in `[start, stop)` is not wished for any longer."""
-        self._queue = deque(wish for wish in self._queue if not start <= wish[0].start < wish[0].stop <= stop)
+    def own(self, whole: ByteRange) -> None:
+        """Push what a long read wants to have come, until `disown`."""
+        self._owners.append(whole)
+        self.push([whole])
+
+    def disown(self, whole: ByteRange, *, ended: bool) -> None:
+        """A long read has all of it; or `ended` early: then what lies in it is not wished for any longer, but by other
+        long reads."""
+        if whole in self._owners:  # not in a child, where it is the parent's
+            self._owners.remove(whole)
+        if ended:
+            start, stop = whole
+            self._queue = deque(wish for wish in self._queue if not start <= wish[0].start < wish[0].stop <= stop)
+            self.push(each for each in self._owners if each.start < stop and start < each.stop)
 
     def clear(self) -> None:
         self._queue.clear()

@@ -183,3 +183,18 @@ def test_what_was_evicted_of_a_claim_is_a_gap() -> None:
     assert gaps.unclaimed(0, SIZE)[0] == pages((3, 5))[0]
     assert gaps.absent(0, 10 * PAGE) == 2 * PAGE
     assert gaps.extents(pages((3, 4)))[0] == pages((3, 4))[0]
+
+
+def test_a_long_read_that_ends_early_takes_no_other_along() -> None:
+    """What lies in it is not wished for any longer, but by other long reads; what lies elsewhere still is."""
+    _, _, _, gaps = setting()
+    wishes, [whole, part, far] = Wishes(), pages((0, 40), (30, 40), (50, 60))
+    wishes.push([far])
+    for each in (whole, whole, part):
+        wishes.own(each)
+    wishes.disown(part, ended=False)
+    wishes.disown(whole, ended=True)
+    assert wishes.first(gaps, PAGE) == (ByteRange(0, PAGE), True)
+    wishes.disown(whole, ended=True)
+    assert wishes.first(gaps, PAGE) == (ByteRange(far.start, far.start + PAGE), False)
+    wishes.disown(whole, ended=True)  # another process's
