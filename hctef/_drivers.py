@@ -167,6 +167,8 @@ class Driver:
             if ended:  # by itself: there is nothing to end
                 self._active.discard(exchange)
                 exchange.drop()
+                if self._abandoned:  # while it had the lock
+                    self._end_abandoned()
             else:
                 if type(step) is FetchPlan:  # an interrupt came before it was begun with
                     self._cancel(step)
