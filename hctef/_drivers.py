@@ -159,6 +159,8 @@ class Driver:
                     if watch is not None and watch.over:  # see below
                         raise
                     error = raised
+                    if type(step) is FetchPlan:  # here, for an interrupt may come before it is begun with
+                        self._cancel(step)
                 step = None
                 if watch is not None and error is None:
                     watch.tick()  # not thrown in: a transfer would take it for its own failure
@@ -240,24 +242,20 @@ class Driver:
 
     def _fetch(self, plan: FetchPlan, watch: Watch | None = None) -> None:
         claims = plan.claims + plan.background
-        try:
-            others = claims[1:] if plan.claims else claims
-            # What readers wait for first: threads that are idle, and warm connections, go to who comes first.
-            for urgent in (True, False):
-                if chosen := [claim for claim in others if claim.urgent is urgent]:
-                    self._submit(chosen, urgent=urgent, own=plan.claims)
-            for claim in plan.claims:
-                self._transfer(claim, watch)
-            for claim in plan.claims:
-                if claim.open:
-                    with self.lock:  # else it might be released between a look and the waiting
-                        future = claim.wait_for_release()
-                    self._wait(future, watch)
-            for future in plan.wait:
+        others = claims[1:] if plan.claims else claims
+        # What readers wait for first: threads that are idle, and warm connections, go to who comes first.
+        for urgent in (True, False):
+            if chosen := [claim for claim in others if claim.urgent is urgent]:
+                self._submit(chosen, urgent=urgent, own=plan.claims)
+        for claim in plan.claims:
+            self._transfer(claim, watch)
+        for claim in plan.claims:
+            if claim.open:
+                with self.lock:  # else it might be released between a look and the waiting
+                    future = claim.wait_for_release()
                 self._wait(future, watch)
-        except BaseException:  # raised again
-            self._cancel(plan)
-            raise
+        for future in plan.wait:
+            self._wait(future, watch)
 
     def _cancel(self, plan: FetchPlan) -> None:
         """Give up what a plan was to fetch, but what others bring already behind the reader."""

@@ -87,7 +87,8 @@ class Lane:
         if not self.waiting:
             return False
         self._done += self.claim.stop - self.claim.start
-        self.claim = self.waiting.popleft()
+        self.claim = self.waiting[0]  # in this order no interrupt loses it
+        self.waiting.popleft()
         return True
 
     def following(self) -> list[Send]:

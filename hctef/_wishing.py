@@ -174,7 +174,8 @@ class Wishing(Residency):
         while len(lane.waiting) < PIPELINED_MOST and self._wishes.short and self._next(lane) is not None:
             pass
         lane.waiting.append(lane.claim)
-        lane.claim = lane.waiting.popleft()
+        lane.claim = lane.waiting[0]  # as in `advance`
+        lane.waiting.popleft()
 
     def give_back(self, claim: Claim) -> None:
         """Fetched or not, nobody brings it any longer. Once is enough; more does nothing."""

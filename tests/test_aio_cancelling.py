@@ -12,8 +12,9 @@ import pytest
 
 from hctef import _aiohttp
 from hctef.aio import AsyncHttpFile, AsyncRemoteBuffer
+from hctef.exceptions import HctefNetworkError
 from tests.helpers import pattern, run_clean
-from tests.range_server import Gate, RangeServer
+from tests.range_server import Gate, RangeServer, status
 
 DATA = pattern(1_000_000)
 
@@ -149,5 +150,34 @@ def test_a_cancelled_load_keeps_no_pin(url: str) -> None:
         assert not planner.cache._held
         await clone.close()
         await session_is_gone()
+
+    run_clean(main)
+
+
+def test_what_is_asked_for_in_turn(
+    range_server: RangeServer, url: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a near line: a read that is cancelled, or fails, begins with no other gap, and keeps account of none."""
+    monkeypatch.setattr("hctef._link.Link.near", True)
+
+    async def main() -> None:
+        async with AsyncHttpFile(url, prefetch_bytes=0, readahead="off", retries=0) as file:
+            await file.prefetch([(at, 10) for at in range(0, 500_000, 50_000)])
+            remote, asked = file._open(), range_server.requests
+            (driver,) = remote.async_drivers.values()
+            range_server.behave("f", gate)
+            reading = asyncio.ensure_future(file.read(500_000))
+            await until(lambda: range_server.requests > asked)
+            await cancel_once(reading)
+            assert not driver._carried
+            range_server.behave("f", status(503))
+            with pytest.raises(HctefNetworkError, match="503"):
+                await file.read(500_000)
+            assert range_server.requests == asked + 2
+            assert not driver._carried
+            assert not remote.planner.cache.all_claims()
+            gate.open()
+            range_server.behave("f")
+            assert await file.read(500_000) == DATA[:500_000]
 
     run_clean(main)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import hctef
+from hctef._intervals import Claim
+from hctef._lanes import Lane
 from hctef._ranges import ByteRange
 from hctef._steps import NOTHING, PlanGen
 from tests.helpers import pattern, wait_until
@@ -67,8 +69,8 @@ def test_without_any_thread_the_reader_brings_what_he_wants(
             assert file.read(10) == DATA[start_at : start_at + 10]
 
 
-def test_an_interrupt_leaves_no_claim_that_nobody_brings(url: str) -> None:
-    """In a step that has claimed something, and between a step and its being performed."""
+def test_an_interrupt_leaves_no_claim_that_nobody_brings(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a step that has claimed something, between a step and its being performed, and as that begins."""
     with hctef.RemoteBuffer(url, paging="fill", readahead="off") as buf:
         remote = buf._open()
         planner, driver = remote.planner, remote.driver
@@ -99,4 +101,29 @@ def test_an_interrupt_leaves_no_claim_that_nobody_brings(url: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             buf[0:5000]
         assert not planner.cache.all_claims()
+
+        def interrupted(*_: object) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        for name in ("_perform", "_fetch"):  # signals are looked for where a function begins
+            monkeypatch.setattr(driver, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                buf[0:5000]
+            assert not planner.cache.all_claims()
         assert buf[0:5000] == DATA[:5000]
+
+
+def test_an_interrupt_loses_no_claim_of_a_lane() -> None:
+    """As it goes on with the next: who waits for that would wait for ever."""
+
+    class Waiting(deque[Claim]):
+        def popleft(self) -> Claim:
+            super().popleft()
+            raise KeyboardInterrupt
+
+    lane, following = Lane(Claim(0, 1)), Claim(1, 2)
+    lane.waiting = Waiting([following])
+    with pytest.raises(KeyboardInterrupt):
+        lane.advance()
+    assert following in lane.claims
