@@ -99,7 +99,7 @@ class Delivery(Wishing):
                     self.give_back(claim)
             raise
         finally:
-            fresh.clear()
+            self.cache.fresh = []  # no call, behind which an interrupt may come: the caller has the step next
 
     # transfers
 
