@@ -40,9 +40,6 @@ PATIENT = 16 * 1024
 """Bytes that come at once of what no reader waits for: a cold connection brings 2 KB at a time, and to wake for each
 costs more than their copy."""
 
-HUGE = 2 * 1024 * 1024
-"""Bytes of a huge page (x86-64, and arm64 with pages of 4 KiB)."""
-
 
 class Cancelled(Exception):
     """The file was closed, or the reader that asked for these bytes gave up."""
@@ -263,39 +260,6 @@ class Delivery(Wishing):
     def arena_sink(self, least: int = 1) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that. `least`: see `Sink`."""
         return Sink(Fill, self.arena.room, least=least)
-
-    def _regroup(self, start: int, stop: int) -> None:
-        """All of `[start, stop)` is about to be fetched. Where small pages are there already, no fault would make a
-        huge one: put their bytes into one now. To fill 4 MiB takes 3 ms in huge pages, 6 in small ones."""
-        # MADV_COLLAPSE does the same, but waits for the other CPUs: 10 ms, where those are busy.
-        if not self.arena.huge or self.options.max_resident_bytes is not None:
-            return
-        for low in range(-(-start // HUGE) * HUGE, stop - HUGE + 1, HUGE):
-            area = ByteRange(low, low + HUGE)
-            self._spring(*area)  # who reads there is heard of no longer: all of it will be there
-            runs = list(self.pages.runs(*area))
-            if not runs or runs[0] == area or not self._is_quiet(area, runs):
-                continue
-            kept = [(run, self.arena.bytes[run.start : run.stop]) for run in runs]
-            for run in runs:
-                self.pages.clear(*run)
-            self.epoch[0] += 1  # as in `evict`
-            self.arena.expect(*area)
-            self.arena.evict(*area)
-            for run, data in kept:
-                self.arena.fill(run.start, data)
-                self.pages.mark(*run)
-
-    def _is_quiet(self, area: ByteRange, runs: Iterable[ByteRange]) -> bool:
-        """Whether all that is in an area are these resident runs, and nobody holds them."""
-        if self.cache.claims(*area):
-            return False
-        # What came of a page is not marked: the remnant, or what will be it.
-        parts = [self._remnant.start] if self._remnant.length else []
-        parts += [self._tail_start] if self._tail is not None else []
-        if any(area.start <= part < area.stop for part in parts):
-            return False
-        return all(next(self.cache.unpinned(run), None) == run for run in runs)
 
     def cancel(self, claims: Iterable[Claim]) -> None:
         """Stop transfers at their next piece; those that did not begin are given back at once."""

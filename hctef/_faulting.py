@@ -138,7 +138,6 @@ class FaultingArena:
 
     __slots__ = ("bytes", "mapping", "size")
 
-    huge = False
     overhead = 0
 
     def __init__(self, size: int, *, user_mode_only: bool = False) -> None:
@@ -175,6 +174,8 @@ class FaultingArena:
 
     def expect(self, start: int, stop: int) -> None:
         """The pager's."""
+
+    gather = expect
 
     def view(self, start: int, stop: int) -> memoryview:
         return memoryview(self.bytes)[start:stop]

@@ -142,8 +142,9 @@ class Planner(Delivery):
                 first = start
             if first < gaps[0].start or stop > last:
                 gaps = self._gaps.unclaimed(first, max(stop, last))
-            if stop - start >= HUGE_BYTES and self.link.near:
-                self._regroup(start, stop)
+            if stop - start >= HUGE_BYTES and self.link.near and self.options.max_resident_bytes is None:
+                self._spring(start, stop)  # who reads there is heard of no longer: all of it will be there
+                self.arena.gather(*align(start, stop, self.size))
             urgent = self._claim(gaps, urgent=True)
             if start < first:  # the reader's own bytes come first: what is before them, a server sends with the rest
                 urgent += self._claim(self._gaps.unclaimed(start, first))

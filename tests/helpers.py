@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import resource
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,13 @@ def descriptors() -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # closed by another thread at this moment
             found.append(f"{path.name} {path.readlink()}")
     return sorted(found)
+
+
+def mapped_ranges() -> Iterator[tuple[int, int, str]]:
+    """What this process has mapped: from where, to where, and all that the kernel says of it (proc_pid_smaps(5))."""
+    for entry in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
+        first, last = (int(part, 16) for part in entry.split(" ", 1)[0].split("-"))
+        yield first, last, entry
 
 
 def run_clean[T](main: Callable[[], Awaitable[T]]) -> T:

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-import hctef._delivery
 import hctef._lanes
+import hctef._planner
 import hctef._wishes
 from hctef._arena import AnonymousArena
 from hctef._http import Head
@@ -30,7 +30,7 @@ from hctef._opening import Opening
 from hctef._options import Options
 from hctef._pages import PageTable
 from hctef._planner import Planner
-from hctef._policy import Policy
+from hctef._policy import Advice, Policy
 from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._retries import TransportError
 from hctef._steps import Ahead, Call, Collect, Deliver, Detach, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Wait
@@ -72,8 +72,6 @@ class Loop:
     """Requests that were sent ahead, and were the next that their connection was asked for."""
     astray: int = 0
     """And that were not."""
-    regroups: bool = False
-    """Small pages are put together at any moment."""
 
     def start(self, generator: PlanGen[Any], done: Callable[[Any], None] = lambda _: None) -> Task:
         task = Task(generator, done)
@@ -97,8 +95,6 @@ class Loop:
                 self.step(ready[self.choose(len(ready))])
 
     def step(self, task: Task) -> None:
-        if self.regroups and self.choose(3) == 0:
-            self.planner._regroup(0, SIZE)
         task.blocked = None
         error, task.error = task.error, None
         value, task.value = task.value, None
@@ -307,55 +303,28 @@ def test_failures_and_cancelled_readers_harm_nobody_else(
     assert all(any(a <= run.start and run.stop <= b for a, b in fetched) for run in planner.pages.runs())
 
 
-@given(st.integers(0, 2**32), READS, LIMITS, st.sampled_from([0, 5000, 200_000]), st.booleans())
-@settings(max_examples=300, deadline=None)
-def test_small_pages_make_room_for_huge_ones_at_any_moment(
-    seed: int, reads: list[tuple[int, int]], connections: int, prefetch: int, far: bool
+@pytest.mark.parametrize("limit", [None, SIZE])
+def test_small_pages_are_gathered_before_a_long_block_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
-    """What is resident stays so, with its bytes; what is on its way, withheld or a part of a page is not harmed."""
-    choose = random.Random(seed).randrange
-    with mock.patch.object(hctef._delivery, "HUGE", 4 * PAGE):
-        loop = opened(
-            lambda planner: Loop(planner, choose), far=far, max_connections=connections, prefetch_bytes=prefetch
-        )
-        planner, loop.regroups, got = loop.planner, True, []
-        for start, length in reads:
-            stop = min(SIZE, start + length)
-
-            def done(pin: Any, start: int = start, stop: int = stop) -> None:
-                got.append(planner.arena.bytes[start:stop] == DATA[start:stop])
-                planner.unpin(pin)
-
-            loop.start(planner.read(start, stop), done)
+    """Over a near line; where nothing is evicted, which goes by small pages."""
+    monkeypatch.setattr(hctef._planner, "HUGE_BYTES", 8 * PAGE)
+    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0, max_resident_bytes=limit)
+    planner, gathered = loop.planner, []
+    planner.link.round_trip = 0.0001
+    monkeypatch.setattr(AnonymousArena, "gather", lambda _, start, stop: gathered.append((start, stop)))
+    for length in (4 * PAGE, 16 * PAGE):
+        advice = Advice(ByteRange(100, length - 100))
+        monkeypatch.setattr(Policy, "access", lambda *_, advice=advice, **__: advice)
+        loop.start(planner.read(100, 200), planner.unpin)
         loop.run()
-    assert got == [True] * len(reads)
-    for run in planner.pages.runs():
-        assert planner.arena.bytes[run.start : run.stop] == DATA[run.start : run.stop]
-    assert not list(twice(loop.requested))
-    event(f"regrouped: {planner.epoch[0] > 0}")
-
-
-def test_what_is_held_is_not_put_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A view's page could be read at the moment when it is not there."""
-    monkeypatch.setattr(hctef._delivery, "HUGE", 4 * PAGE)
-    loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0, readahead="off")
-    planner = loop.planner
-    pins: list[Pin] = []
-    for page in (1, 5):
-        loop.start(planner.read(page * PAGE, (page + 1) * PAGE, hold=page == 5), pins.append)
-    loop.run()
-    planner.unpin(pins[0])
-    planner._regroup(0, 8 * PAGE)
-    assert planner.epoch[0] == 1  # of the first four pages only
-    planner.unpin(pins[1])
-    planner._regroup(0, 8 * PAGE)
-    assert planner.epoch[0] == 3
+        planner.evict(0, SIZE)
+    assert gathered == ([] if limit else [(0, 16 * PAGE)])
 
 
 @pytest.mark.parametrize("child", [False, True])
-def test_a_part_of_a_page_is_not_thrown_away(monkeypatch: pytest.MonkeyPatch, child: bool) -> None:
-    """The remnant of the opening's response, which a forked child has too, lies among pages that are put together."""
-    monkeypatch.setattr(hctef._delivery, "HUGE", 4 * PAGE)
+def test_a_part_of_a_page_is_not_thrown_away(child: bool) -> None:
+    """The remnant of the opening's response, which a forked child has too."""
     loop = opened(
         lambda planner: Loop(planner, lambda n: n - 1),
         prefetch_bytes=5 * PAGE // 2 - (-SIZE % PAGE),
@@ -369,7 +338,7 @@ def test_a_part_of_a_page_is_not_thrown_away(monkeypatch: pytest.MonkeyPatch, ch
         planner.after_fork()
     loop.start(planner.read(page - PAGE, page), planner.unpin)
     loop.run()
-    planner._regroup(0, SIZE)
+    planner.arena.gather(0, SIZE)
     loop.start(planner.read(page, page + PAGE))
     loop.run()
     assert planner.arena.bytes[page : page + PAGE] == DATA[page : page + PAGE]

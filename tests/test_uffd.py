@@ -11,7 +11,6 @@ import faulthandler
 import gc
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -29,7 +28,7 @@ import pytest
 import hctef
 from hctef._ranges import PAGE, ByteRange
 from tests.hammer import the_hammer
-from tests.helpers import descriptors, pattern
+from tests.helpers import descriptors, mapped_ranges, pattern
 
 if not hctef.paging_support():
     pytest.skip(f"no demand paging: {hctef.paging_support().reason}", allow_module_level=True)
@@ -348,8 +347,7 @@ def test_an_arena_takes_memory_only_where_it_is_filled(size: int) -> None:
 
 def flags(at: int) -> list[str]:
     """What the kernel says of the mapping that an address lies in."""
-    for entry in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
-        first, last = (int(part, 16) for part in entry.split(" ", 1)[0].split("-"))
+    for first, last, entry in mapped_ranges():
         if first <= at < last:
             return entry.split("VmFlags:")[1].split()
     return []

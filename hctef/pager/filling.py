@@ -69,7 +69,6 @@ class FillingArena:
     """See `hctef._arena.Arena`. Thread-safe where the ranges are disjoint."""
 
     bytes: mmap.mmap
-    huge = False
 
     def __init__(self, size: int, base: int, memfd: int) -> None:
         """`base`: where the arena lies in each of the processes. Takes over the descriptor."""
@@ -170,6 +169,8 @@ class FillingArena:
 
     def expect(self, start: int, stop: int) -> None:
         """Nothing: what is not staged takes no memory here."""
+
+    gather = expect
 
     # the reader's own fault tells how far it is
 

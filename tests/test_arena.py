@@ -1,0 +1,84 @@
+"""Arenas: what is in them stays, whatever is advised about it."""
+
+from __future__ import annotations
+
+import platform
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from hctef._arena import HUGE, AnonymousArena
+from hctef._ranges import PAGE
+from hctef._raw import address
+from tests.helpers import mapped_ranges, pattern
+
+SIZE = 4 * HUGE
+DATA = pattern(SIZE)
+
+
+def huge_kib(arena: AnonymousArena) -> int:
+    """How much of an arena lies in huge pages."""
+    at, total = address(arena.bytes), 0
+    for first, last, entry in mapped_ranges():
+        found = re.search(r"^AnonHugePages: +([0-9]+) kB", entry, flags=re.MULTILINE)
+        if first < at + arena.size and at < last and found:
+            total += int(found[1])
+    return total
+
+
+def collapses() -> bool:
+    """Whether MADV_COLLAPSE (Linux 6.1) finds a whole huge page in an arena (6.7 aligns mapped_ranges to them)."""
+    release = tuple(int(number) for number in re.findall("[0-9]+", platform.release())[:2])
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return platform.system() == "Linux" and release >= (6, 7) and enabled.exists()
+
+
+@pytest.mark.skipif(not collapses(), reason="needs huge pages, and Linux 6.7")
+def test_small_pages_become_huge_ones_with_their_bytes() -> None:
+    """Those of a part that holds some; what is empty takes no memory."""
+    arena = AnonymousArena(SIZE)
+    for page in (3, HUGE // PAGE + 100):
+        arena.fill(page * PAGE, DATA[page * PAGE : (page + 1) * PAGE])
+    with arena.view(3 * PAGE, 4 * PAGE) as view:
+        arena.gather(PAGE, SIZE - PAGE)  # the first and the last part are not in it as a whole
+        assert huge_kib(arena) == HUGE // 1024
+        arena.gather(0, SIZE)
+        assert huge_kib(arena) == 2 * HUGE // 1024
+        assert view == DATA[3 * PAGE : 4 * PAGE]
+    expected = bytearray(SIZE)
+    for page in (3, HUGE // PAGE + 100):
+        expected[page * PAGE : (page + 1) * PAGE] = DATA[page * PAGE : (page + 1) * PAGE]
+    assert arena.bytes[:] == expected
+    arena.close()
+
+
+def test_what_others_read_and_write_meanwhile_is_not_harmed() -> None:
+    """Transfers fill pages beside those that are gathered, readers look at them."""
+    arena = AnonymousArena(SIZE)
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def gather() -> None:
+        while not done.is_set():
+            arena.gather(0, SIZE)
+
+    def fill(first: int) -> None:
+        for page in range(first, SIZE // PAGE, 4):
+            start, stop = page * PAGE, (page + 1) * PAGE
+            room = arena.room(start, stop)
+            assert room is not None
+            room[:] = DATA[start:stop]
+            wrong.extend(at for at in range(first, page + 1, 64) if arena.bytes[at * PAGE] != DATA[at * PAGE])
+
+    threads = [threading.Thread(target=gather), *(threading.Thread(target=fill, args=(n,)) for n in range(4))]
+    for thread in threads:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join()
+    done.set()
+    threads[0].join()
+    assert not wrong
+    assert arena.bytes[:] == DATA
+    arena.close()
