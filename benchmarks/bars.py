@@ -85,9 +85,13 @@ BARS = (
 )
 
 
+def _bars(link: str, workload: str) -> list[Bar]:
+    return [bar for bar in BARS if (bar.link, bar.workload) == (link, workload)]
+
+
 def needed(link: str, workload: str, adapter: Adapter) -> bool:
     """Whether the verdicts need it, or it tells what is possible there. A serial limit takes minutes on a long line."""
-    references = {bar.reference for bar in BARS if (bar.link, bar.workload) == (link, workload)}
+    references = {bar.reference for bar in _bars(link, workload)}
     if adapter.kind == "hctef" or adapter.name in references | {"download"}:
         return True
     return adapter.kind == "limit" and (adapter.name != "sockets" or workload in {"W1", "W1-bare", "W5", "W10", "W11"})
@@ -99,6 +103,6 @@ BESIDE = {"W6": "BytesIO", "W11": "clairvoyant", "W13": "clairvoyant"}
 
 def compared(link: str, workload: str, adapter: Adapter) -> bool:
     """Whether a bar compares it; on loopback hctef is compared with GDAL too, whose native code nothing hides there."""
-    bars = [bar for bar in BARS if (bar.link, bar.workload) == (link, workload)]
+    bars = _bars(link, workload)
     names = {name for bar in bars for name in (bar.subject, bar.reference, BESIDE.get(workload))}
     return adapter.name in names or (bool(bars) and link == "raw" and adapter.name == "gdal")

@@ -100,22 +100,22 @@ class Likeness:
     To compare a head with what is expected takes a tenth of the time of taking it apart and checking each field.
     """
 
-    __slots__ = ("_headers", "_size", "_status", "_surprises", "_template")
+    __slots__ = ("_headers", "_size", "_surprises", "_template")
 
     def __init__(self) -> None:
         self._template: bytes | None = None
         self._headers: dict[str, str] = {}
-        self._status, self._size = 206, ""
+        self._size = ""
         self._surprises = 0
 
-    def learn(self, block: bytes, status: int, headers: Mapping[str, str]) -> None:
-        """A head, without its empty line, that was checked for the file, and was not as expected."""
+    def learn(self, block: bytes, headers: Mapping[str, str]) -> None:
+        """A 206's head, without its empty line, that was checked for the file, and was not as expected."""
         self._surprises += 1
         if self._surprises > SURPRISES:
             self._template = None
             return
         self._template = template(block)
-        self._status, self._headers = status, dict(headers)
+        self._headers = dict(headers)
         self._size = self._headers.get("content-range", "").rpartition("/")[2]
 
     def expected(self, start: int, stop: int) -> Expected | None:
@@ -125,7 +125,7 @@ class Likeness:
         length = stop - start
         headers = {**self._headers, "content-length": str(length)}
         headers["content-range"] = f"bytes {start}-{stop - 1}/{self._size}"
-        return Expected(alike(self._template, start, stop), PlainHead(self._status, headers, length))
+        return Expected(alike(self._template, start, stop), PlainHead(206, headers, length))
 
     def confirmed(self) -> None:
         """One was as expected."""

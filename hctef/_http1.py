@@ -388,15 +388,15 @@ class _Plain:
             end += came
         if head > 0:
             block = bytes(view[begin : head - 4])
-            expected = expects is not None and head - begin == len(expects.text) and expects.text.startswith(block)
-            plain = expects.head if expected and expects is not None else plain_head(block)
+            known = expects if expects is not None and staging.startswith(expects.text, begin) else None
+            plain = plain_head(block) if known is None else known.head
             if plain is not None:
                 stop = min(end, head + plain.length)
                 self._over = (stop, end) if self.unanswered else (0, 0)
                 # More than was announced may pass for the next response, where none is to come.
                 clean = stop == end or self.unanswered > 0
-                response = PlainResponse(sock, block, plain, view[head:stop], clean=clean, expected=expected)
-                return response, view[begin:end]
+                ahead, expected = view[head:stop], known is not None
+                return PlainResponse(sock, block, plain, ahead, clean=clean, expected=expected), view[begin:end]
         return None, view[begin:end]
 
 

@@ -261,10 +261,7 @@ class Remote:
         return total
 
     def _wait_for(self, generator: PlanGen[Any], watch: Watch | None = None) -> Any:
-        if watch is None:
-            with self.waiting():
-                return self.driver.run(generator)
-        with watch, self.waiting():
+        with watch or UNWATCHED, self.waiting():
             return self.driver.run(generator, watch=watch)
 
     def waiting(self) -> _Waiting:
@@ -276,7 +273,7 @@ class Remote:
 
 
 class _Waiting:
-    """See `Remote.waiting`. Written out, for it stands around each miss: made of a generator it takes ten times as
+    """See `Remote.waiting`. Written out, for it stands around each miss: made of a generator it takes thrice as
     long."""
 
     __slots__ = ("_began", "_remote")

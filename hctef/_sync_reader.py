@@ -12,7 +12,7 @@ from hctef._options import Options, UrlSource
 from hctef._progress import Watch, portable
 from hctef._ranges import ByteRange, checked_lengths
 from hctef._reader import Reader
-from hctef._remote import CLOSED, Remote
+from hctef._remote import CLOSED, UNWATCHED, Remote
 from hctef._urls import parse_url
 
 
@@ -67,16 +67,14 @@ class SyncReader(Reader):
     def _copies(self, ranges: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> list[bytes]:
         """The bytes of `(start, stop)` ranges, fetched together where there is room for all of them."""
         checked, watch = self._watched(ranges)
-        if watch is None:
-            self._fetch_together(checked)
-            return [self._copy(start, stop) for start, stop in checked]
-        with watch:
+        with watch or UNWATCHED:
             self._fetch_together(checked, watch)
             found, end = [], 0
             for start, stop in checked:
                 found.append(self._copy(start, stop, watch))
                 end += stop - start
-                watch.reach(end)
+                if watch is not None:
+                    watch.reach(end)
             return found
 
     def _take_line(self, count: SupportsIndex | None) -> bytes:
@@ -117,7 +115,7 @@ class SyncReader(Reader):
         remote = self._open()
         return remote.prefetch(checked_lengths(ranges, remote.size), wait=wait)
 
-    def _fetch_together(self, checked: list[ByteRange], watch: Watch | None = None) -> None:
+    def _fetch_together(self, checked: list[ByteRange], watch: Watch | None) -> None:
         """Fetch ranges, where there is room for all of them."""
         remote = self._open()
         if sum(item.length for item in checked) <= remote.planner.window and len(checked) > 1:

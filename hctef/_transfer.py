@@ -241,11 +241,13 @@ class Requester:
             extra = {"Range": range_header(at, stop), **self.conditions()}
             expects = self._likeness.expected(at, stop) if self.link.near else None
             head = yield from self.ask(attempts, extra, where, lane=lane, expects=expects)
-            end = stop if head.expected else self.check(head, at, stop).extent.stop
             if head.expected:
+                end = stop
                 self._likeness.confirmed()
-            elif head.block is not None and self.link.near:
-                self._likeness.learn(head.block, head.status, head.headers)
+            else:
+                end = self.check(head, at, stop).extent.stop
+                if head.block is not None and self.link.near:
+                    self._likeness.learn(head.block, head.headers)
             at = yield from self.body(attempts, head, at, end, sink, commit, lane)
 
     def body(  # noqa: PLR0917  # one for each thing that a body is

@@ -65,29 +65,21 @@ class Urllib3Transport:
             connect = started.connect_timeout
             self._connect = connect if isinstance(connect, int | float) else None
         self._hosts: dict[str, urllib3.HTTPConnectionPool | None] = {}
-        self._latest: tuple[str, urllib3.HTTPConnectionPool | None] = ("", None)
 
     def exchange(self) -> Urllib3Exchange:
         return Urllib3Exchange(self)
 
     @property
     def pipelines(self) -> bool:
-        for host in self._hosts.values():  # noqa: SIM110  # any() takes thrice as long
-            if isinstance(host, PlainPool) and host.pipelines is not False:
-                return True
-        return False
+        return any(isinstance(host, PlainPool) and host.pipelines is not False for host in self._hosts.values())
 
     def host(self, url: str) -> urllib3.HTTPConnectionPool | None:
         """The way to a URL's server; None: a caller's pool, or a proxy's, is asked for each request. Looked up once:
         that takes as long as the request itself."""
-        latest, host = self._latest
-        if latest == url:
-            return host
         origin = url[: url.find("/", 8)]
         if origin not in self._hosts:
             direct = self.pool is None and not environment_proxy(origin)
             self._hosts[origin] = shared_pool(None).connection_from_url(origin) if direct else None
-        self._latest = url, self._hosts[origin]
         return self._hosts[origin]
 
     def plain(self, url: str) -> PlainPool | None:
@@ -116,7 +108,6 @@ class Urllib3Transport:
 
     def after_fork(self) -> None:
         self._hosts.clear()
-        self._latest = "", None
         if self.pool is not None:
             self.pool.clear()  # closes our copies of its sockets; the parent's stay open
 

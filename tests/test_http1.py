@@ -345,7 +345,7 @@ def test_a_head_for_other_bytes_says_nothing_else(lines: list[tuple[str, str]], 
     bytes_named = {"content-range": f"bytes {start}-{start + length - 1}/{size}", "content-length": str(length)}
     assert other == (206, plain.headers | bytes_named, length)
     likeness = Likeness()
-    likeness.learn(block, plain.status, plain.headers)
+    likeness.learn(block, plain.headers)
     assert likeness.expected(start, start + length) == (made, other)
 
 
@@ -357,11 +357,11 @@ def test_heads_that_always_differ_are_not_expected() -> None:
     assert likeness.expected(0, 10) is None
     for confirmed in (True, False):
         for _ in range(SURPRISES):
-            likeness.learn(block, head.status, head.headers)
+            likeness.learn(block, head.headers)
             assert likeness.expected(0, 10) == (HEAD + b"\r\n", head)
         if confirmed:
             likeness.confirmed()
-    likeness.learn(block, head.status, head.headers)
+    likeness.learn(block, head.headers)
     assert likeness.expected(0, 10) is None
 
 
