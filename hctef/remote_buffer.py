@@ -94,15 +94,16 @@ class RemoteBuffer(SyncReader):
         """
         try:
             start, stop = key.start, key.stop
-            if 0 <= start < stop <= self._size and stop - start <= PAGE and key.step is None:
+            if 0 <= start < stop <= self._size:
+                length = stop - start
                 rows = self._rows
-                if rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
-                    data = self._bytes[key]
+                # numpy's integers count in ways of their own. Nothing is called once the pages have been looked at.
+                if length <= PAGE and type(length) is int and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
                     if self._bounded:
                         rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
                     self._hits += 1
-                    self._hit_bytes += len(data)  # the bounds may be of a type that overflows
-                    return data  # type: ignore[no-any-return]
+                    self._hit_bytes += length
+                    return self._bytes[key]  # type: ignore[no-any-return]
         except (AttributeError, TypeError, ValueError, OverflowError):  # no slice, or not of two ints: below
             pass
         if isinstance(key, slice):
