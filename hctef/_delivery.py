@@ -8,13 +8,15 @@ is wished for behind the readers becomes claims when a connection has room for i
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from hctef._arena import Arena
+from hctef._arena import Arena, Buffer
+from hctef._disk import Keeper
 from hctef._intervals import Batch, Claim
 from hctef._lanes import PIPELINED_MOST, Lane
 from hctef._link import Link
@@ -24,7 +26,7 @@ from hctef._ranges import PAGE, ByteRange
 from hctef._residency import Pager
 from hctef._slots import Slots
 from hctef._stats import Stats
-from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Step, Wait
+from hctef._steps import NOTHING, Collect, Detach, Disk, FetchPlan, Fill, PlanGen, Step, Wait
 from hctef._transfer import Requester, Sink
 from hctef._wishes import Wishes
 from hctef._wishing import Wishing
@@ -39,6 +41,10 @@ PIPELINED_BYTES = 1024 * 1024
 PATIENT = 16 * 1024
 """Bytes that come at once of what no reader waits for: a cold connection brings 2 KB at a time, and to wake for each
 costs more than their copy."""
+
+
+LOADED = 1024 * 1024
+"""Bytes that are read from the disk at once."""
 
 
 class Cancelled(Exception):
@@ -77,6 +83,7 @@ class Delivery(Wishing):
         """
         claims = self.cache.all_claims()
         self.pager, self.arena, self.pages = pager, arena, pages
+        self.local = pages if self.disk is None else self.disk.pages
         self.cancel(claims)
         for claim in claims:
             self.give_back(claim)
@@ -112,7 +119,8 @@ class Delivery(Wishing):
         try:
             claim.started = True
             lane = self._lane_of(claim) or Lane(claim)
-            yield from self._guarded(lane, self._bring(lane, pipelined=pipelined))
+            bringing = self._load(claim) if claim.stored else self._bring(lane, pipelined=pipelined)
+            yield from self._guarded(lane, bringing)
         finally:  # of an interrupt in between too
             self.give_back(claim)
         return self._next() if claim.behind and not self.closed else None
@@ -150,7 +158,11 @@ class Delivery(Wishing):
         False: nothing has."""
         claims = lane.claims
         whole = itertools.takewhile(lambda claim: claim.asked == claim.stop, claims)
-        count: int = yield Collect((ByteRange(claim.start, claim.stop) for claim in whole), self.arena.fill)
+        put, stored = self._filling()
+        count: int = yield Collect((ByteRange(claim.start, claim.stop) for claim in whole), put)
+        if self.disk is not None:
+            for extent in stored:
+                self.disk.pages.mark(*extent)
         if not count:
             return False
         length = sum(claim.stop - claim.start for claim in claims[:count])
@@ -223,9 +235,12 @@ class Delivery(Wishing):
         coming = stop < claim.stop and tail is not None and tail.open
         if not coming:
             self._drop_remnant(claim)
+        page = stop - stop % PAGE
+        keep = self._keeping() if stop < claim.stop else None  # a page that comes in two parts
+        whole = not coming and keep is None
 
         def commit(at: int) -> None:
-            self._commit(claim, claim.stop if at == stop and not coming else at - at % PAGE)
+            self._commit(claim, claim.stop if at == stop and whole else at - at % PAGE)
             if lane is not None:
                 self._feed(lane)
 
@@ -236,10 +251,12 @@ class Delivery(Wishing):
         if coming and tail is not None:
             yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
             remnant, self._remnant = self._remnant, ByteRange(0, 0)
-            coming = False
             if remnant != ByteRange(stop, claim.stop):
                 start, stop = stop, claim.stop
                 yield from self.requester.fetch(start, stop, self.arena_sink(), commit)
+        if keep is not None:
+            yield from keep(page, self.arena.view(page, claim.stop))
+        whole = True
         commit(stop)
 
     def _drop_remnant(self, claim: Claim) -> None:
@@ -259,7 +276,66 @@ class Delivery(Wishing):
 
     def arena_sink(self, least: int = 1) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that. `least`: see `Sink`."""
-        return Sink(Fill, self.arena.room, least=least)
+        return Sink(Fill, self.arena.room, least=least, keep=self._keeping())
+
+    # on disk
+
+    def _keeping(self) -> Callable[[int, Buffer], PlanGen[None]] | None:
+        """Stores what comes of one transfer, in order, on disk; None: it is not to."""
+        disk = self.disk
+        if disk is None or disk.broken:
+            return None
+        keeper = Keeper(self.size)
+
+        def keep(at: int, data: Buffer) -> PlanGen[None]:
+            for start, pages in keeper.pages(at, data):
+                if (yield Disk(functools.partial(disk.store, start), pages)):
+                    disk.pages.mark(start, start + len(pages))
+
+        return keep
+
+    def _filling(self) -> tuple[Callable[[int, memoryview], object], list[ByteRange]]:
+        """The same for whole claims that came together: what puts their bytes where they belong, and a list of those
+        that it has stored on disk, too."""
+        fill, disk, stored = self.arena.fill, self.disk, list[ByteRange]()
+        if disk is None:
+            return fill, stored
+
+        def put(start: int, data: memoryview) -> None:
+            fill(start, data)
+            if disk.store(start, data):
+                stored.append(ByteRange(start, start + len(data)))
+
+        return put, stored
+
+    def _load(self, claim: Claim) -> PlanGen[None]:
+        """Bring a claim's bytes from the disk. What is not there as it was stored is left: whoever wants it asks the
+        network then."""
+        disk, tail, at = self.disk, self._tail, claim.start
+        if self._asked(claim) < claim.stop and tail is not None and tail.open:
+            yield Wait(
+                tail.wait_for(tail.start + 1)
+            )  # the remnant is of no use from here on, nor is one that comes yet
+        self._drop_remnant(claim)
+        while disk is not None and at < claim.stop:
+            stop = min(claim.stop, at + LOADED)
+            data: bytes | None = yield Disk(functools.partial(disk.load, at, stop))
+            if data is None:
+                self._forget_stored(at, claim.stop)
+                return
+            yield Fill(at, data)
+            self.stats.bytes_loaded += stop - at
+            self._commit(claim, stop)
+            at = stop
+
+    def _forget_stored(self, start: int, stop: int) -> None:
+        """What is on disk of these pages is of no use."""
+        for table in {self.local, self.disk.pages} if self.disk is not None else ():
+            for run in list(table.runs(start, stop)):
+                table.clear(*run)
+        for run in self.pages.runs(start, stop):
+            if self.local is not self.pages:
+                self.local.mark(*run)
 
     def cancel(self, claims: Iterable[Claim]) -> None:
         """Stop transfers at their next piece; those that did not begin are given back at once."""

@@ -28,6 +28,7 @@ from hctef._steps import (
     Collect,
     Deliver,
     Detach,
+    Disk,
     Drop,
     FetchPlan,
     Fill,
@@ -212,6 +213,8 @@ class Driver:
                 return exchange.receive_into(step.into, step.least)
             case Fill():
                 self.planner.arena.fill(step.start, step.data)
+            case Disk():
+                return step.function() if step.data is None else step.function(step.data)
             case FetchPlan():
                 self._fetch(step, watch)
             case Send():

@@ -6,8 +6,10 @@ Only this module knows that HTTP's last position is inclusive; everything that l
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.parse import urljoin
 
@@ -233,6 +235,25 @@ class Validator(NamedTuple):
         if self.etag:
             return other.etag == self.etag
         return self.last_modified is None or other.last_modified == self.last_modified
+
+
+def is_strong(head: Head) -> bool:
+    """Whether a response's validator is another for each version of the file, now and later: a strong ETag, or a
+    Last-Modified (RFC 9110 section 8.8.1). Neither is, of a file that may change again within the second of its last
+    change: as of the Date it must be a second old (section 8.8.2.2), for many an ETag is made of that time, too."""
+    etag, modified = head.validator
+    if etag is not None and not etag.startswith('"'):
+        return False
+    age = _seconds(head.headers.get("date")) - _seconds(modified)
+    return age >= 1 or (etag is not None and (modified is None or math.isnan(age)))
+
+
+def _seconds(date: str | None) -> float:
+    """An HTTP-date (RFC 9110 section 5.6.7) as seconds; NaN where it is none."""
+    try:
+        return parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 class Part(NamedTuple):

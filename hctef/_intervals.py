@@ -46,6 +46,7 @@ class Claim:
         "start",
         "started",
         "stop",
+        "stored",
         "turn",
         "urgent",
     )
@@ -60,6 +61,8 @@ class Claim:
         """Somebody drives its transfer, and will release it."""
         self.cancelled = False
         """Its transfer should stop at the next piece."""
+        self.stored = False
+        """It comes from the disk."""
         self.behind = False
         """It was wished for behind the readers: whoever brings it goes on with the next wish."""
         self.urgent = False

@@ -1,8 +1,10 @@
-"""Anonymous mappings that take memory only where they are written, however large, and are in no core dump."""
+"""Anonymous mappings that take memory only where they are written, however large, and are in no core dump; and a
+descriptor's number."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import sys
@@ -23,3 +25,14 @@ def anonymous(size: int) -> mmap.mmap:
         with contextlib.suppress(OSError):  # what a kernel without it does: a dump looks at each page, absent ones too
             found.madvise(mmap.MADV_DONTDUMP)
     return found
+
+
+def high(fd: int) -> int:
+    """The same file under a number that is not 0, 1 or 2: a program that closed those may write to them, or put other
+    files there. Takes over the descriptor. Raises OSError."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)

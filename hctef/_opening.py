@@ -8,17 +8,30 @@ Servers that refuse or ignore suffix ranges are asked for `bytes=0-0`, then for 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 
-from hctef._http import Head, Part, check_version, check_whole, parse_part, range_header, status_error, suffix_header
+from hctef._disk import DiskCache, holds, open_cache
+from hctef._http import (
+    Head,
+    Part,
+    check_version,
+    check_whole,
+    is_strong,
+    parse_part,
+    range_header,
+    status_error,
+    suffix_header,
+)
 from hctef._intervals import Claim
 from hctef._lanes import Lane
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._ranges import ByteRange
 from hctef._retries import TransportError
-from hctef._steps import NOTHING, Drop, Fill, PlanGen, Receive, Step
+from hctef._steps import NOTHING, Disk, Drop, Fill, PlanGen, Receive, Step
 from hctef._transfer import PIECE, Sink
+from hctef._urls import cache_name
 from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError
 
 FIRST_BYTES = 64 * 1024
@@ -50,6 +63,8 @@ class Opening:
         Raises:
             RangeRequestsUnsupportedError, RemotePermissionError, RemoteFileNotFoundError, HctefNetworkError: see there.
         """
+        if self._options.cache_path and (yield from self._is_kept()):
+            self._want = self._options.minimum_range_request_bytes
         header = suffix_header(self._want) if self._from_end else range_header(0, self._want)
         head = yield from self._ask(header)
         tail: int | None = None  # the size, where only the tail is still to be asked for
@@ -138,7 +153,8 @@ class Opening:
         """Put the response's bytes into the arena, behind the opening where the line is long, and then prefetch the
         rest."""
         planner, requester = self._planner, self._requester
-        self._begin(head, part.size or part.extent.stop)
+        size = part.size or part.extent.stop
+        self._begin(head, size, (yield from self._kept(head, size)))
         start, stop = part.extent
         lane, commit = self._lane, planner.keep_tail(self._lane, start, stop)
         if came is not None:
@@ -154,6 +170,22 @@ class Opening:
             yield from self._rest()
         else:
             yield from planner.beside(lane, self._behind(head, part, commit))
+
+    def _is_kept(self) -> PlanGen[bool]:
+        """Whether something of the file, perhaps of another version, is on disk: its end is not to be fetched then."""
+        url, directory = self._requester.url or (yield from self._requester.resolve()), self._options.cache_path
+        found: bool = yield Disk(functools.partial(holds, directory, cache_name(url)))
+        return found
+
+    def _kept(self, head: Head, size: int) -> PlanGen[DiskCache | None]:
+        """What is on disk of the version that was opened, and will be put there."""
+        url, directory = self._requester.url, self._options.cache_path
+        if not directory or url is None or self._options.validate != "strict" or not is_strong(head):
+            return None
+        disk: DiskCache | None = yield Disk(
+            functools.partial(open_cache, directory, cache_name(url), head.validator, size)
+        )
+        return disk
 
     def _behind(self, head: Head, part: Part, commit: Callable[[int], None]) -> PlanGen[None]:
         yield from self._body(head, part, commit)
@@ -269,7 +301,7 @@ class Opening:
             for begin in range(0, at, PIECE):  # never so much at once that an event loop would notice
                 yield Fill(begin, bytes(whole[begin : begin + PIECE]))
         if at:
-            planner.pages.mark(0, at)
+            planner.mark(0, at)
             planner.pin(0, at)  # it could not be fetched again in parts
         return True
 
@@ -284,10 +316,10 @@ class Opening:
     def _empty(self, head: Head) -> None:
         self._begin(head, 0)
 
-    def _begin(self, head: Head, size: int) -> None:
+    def _begin(self, head: Head, size: int, disk: DiskCache | None = None) -> None:
         self._requester.validator = head.validator
         try:
-            self._planner.begin(size)
+            self._planner.begin(size, disk)
         except (OSError, OverflowError, ValueError, MemoryError) as error:
             message = f"{self._where}: no address space for the {size} bytes that the server says it has: {error}"
             raise HctefNetworkError(message, status=head.status) from error

@@ -79,7 +79,6 @@ class Options:
         TypeError: an option that does not exist, or a value of a wrong type.
         ValueError: a value out of its range.
         HctefUrlError: headers that cannot be sent.
-        NotImplementedError: `cache_dir`, which this version does not have.
     """
 
     minimum_range_request_bytes: int = 8 * KIB
@@ -100,6 +99,8 @@ class Options:
     validate: str = "strict"
     on_no_range: str = "error"
     cache_dir: Any = None
+    """A folder in which what was fetched is kept for other processes. None: that of the environment's HCTEF_CACHE_DIR;
+    '': none. Made where it is not there."""
     progress: Any = None
     """True: a tqdm bar for each operation that waits for the network longer than a moment (0.5 s), where tqdm is
     installed. Or a `callable(done_bytes, total_bytes)`, called in the thread (the event loop) that waits, in several
@@ -160,8 +161,15 @@ class Options:
         if not callable(self.headers):
             checked_headers(self.headers)
         if self.cache_dir is not None:
-            raise NotImplementedError("cache_dir is not there in this version of hctef")
+            object.__setattr__(self, "cache_dir", _folder(self.cache_dir))
         object.__setattr__(self, "progress", checked_progress(self.progress))
+
+    @property
+    def cache_path(self) -> str:
+        """The folder in use, '' where there is none."""
+        if self.cache_dir is None:
+            return _folder(os.environ.get("HCTEF_CACHE_DIR", ""))
+        return str(self.cache_dir)
 
     def changed(self) -> dict[str, Any]:
         """Those that differ from their defaults, by name: what a pickle keeps."""
@@ -174,6 +182,14 @@ def _whole(name: str, value: Any, what: str = "an int") -> int:
         if not isinstance(value, bool):
             return operator.index(value)
     raise TypeError(f"{name} must be {what}, not {_kind(value)}")
+
+
+def _folder(given: Any) -> str:
+    """A folder's absolute path; '' for ''. Raises TypeError: it is no path in text."""
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise TypeError(f"cache_dir must be a str or a path, not {_kind(given)}")
+    return path and os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # '' is to stay so
 
 
 def _seconds(name: str, value: Any, what: str) -> float:

@@ -62,7 +62,7 @@ class PageTable:
         open_run: tuple[int, int] | None = None
         for block in sorted(self._used):
             a, b = max(first, block * _BLOCK), min(last, (block + 1) * _BLOCK)
-            for begin, end in _resident_runs(self.rows[a:b]) if a < b else ():
+            for begin, end in resident_runs(self.rows[a:b]) if a < b else ():
                 if open_run and open_run[1] == a + begin:  # a run goes on across two blocks
                     open_run = (open_run[0], a + end)
                     continue
@@ -135,7 +135,7 @@ class PageTable:
         return self.rows[first:last].count(0) * PAGE - lacking
 
 
-def _resident_runs(rows: bytes) -> Iterator[tuple[int, int]]:
+def resident_runs(rows: bytes) -> Iterator[tuple[int, int]]:
     """The runs of pages that are not absent, in order."""
     rows = rows.replace(b"\2", b"\1")
     begin = rows.find(RESIDENT)

@@ -14,6 +14,7 @@ wait for each other; a claim lives exactly as long as its transfer, and is given
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from collections import deque
@@ -21,10 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hctef._delivery import Delivery
+from hctef._disk import DiskCache
 from hctef._intervals import Batch, Claim, Pin
 from hctef._progress import Watch
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
-from hctef._steps import Call, Deliver, FetchPlan, PlanGen, Wait
+from hctef._steps import Call, Deliver, Disk, FetchPlan, PlanGen, Wait
 from hctef._transfer import PIECE, Sink
 
 HUGE_BYTES = 4 * 1024 * 1024
@@ -49,6 +51,10 @@ FIRST_PIECE = 16 * 1024 * 1024
 """Of a long read over a far line, the bytes that come in one piece at once: its connection starts as quickly as that
 of a single GET, and others join it meanwhile. 256 MiB over 1 Gbit/s and 20 ms took 2.54 to 2.69 s; 2.69 to 2.78 without
 it; 2.58 to 3.5 with 32 MiB, as two streams that fill the pipe overflow a router's queue."""
+
+LOAD_LEAST, LOAD_MOST = 64 * 1024, 4 * 1024 * 1024
+"""Bytes that are read from the disk where a page of them is wanted: a read takes longer to begin than to go on. Twice
+as many for each that begins where the last one ended."""
 
 FLIGHT = 12 * 1024
 """Bytes that come with the others in the first round trip of slow start."""
@@ -88,6 +94,11 @@ class Planner(Delivery):
 
     def _read(self, wanted: ByteRange) -> PlanGen[None]:
         """A read that was no hit: of a page that is absent, on its way, or withheld."""
+        if self.disk is not None:
+            yield from self._load_stored(self._near(wanted))
+            if self.pages.resident(*wanted):
+                self.stats.hits += 1
+                return
         began = self.clock()
         urgent, behind = self._consult(wanted, began)
         if self.pages.resident(*wanted):  # a trap
@@ -241,6 +252,8 @@ class Planner(Delivery):
             if self.pager is not None:
                 yield Wait(self.pager.prefetch(missing, wait=True))
                 return
+            if self.disk is not None and (yield from self._load_stored(missing)):
+                continue
             claims = self._claim(self._unclaimed(missing), urgent=True)
             if claims:
                 yield FetchPlan(claims=claims)
@@ -270,6 +283,8 @@ class Planner(Delivery):
         if self.pager is not None:
             asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0
             return asked
+        if wait and self.disk is not None:
+            yield from self._load_stored(missing)
         claims = self._claim(self._unclaimed(missing), awaited=wait)
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:
@@ -285,6 +300,12 @@ class Planner(Delivery):
     def demand(self, at: int) -> PlanGen[None]:
         """A thread is blocked at byte `at`: have its page fetched behind the caller, and what it will touch next."""
         self._check_open()
+        stored = self._stored(self._near(ByteRange(at, at + 1)))
+        if stored:
+            yield FetchPlan(background=stored)
+            if stored[0].start <= at:
+                self._spring(at, at + 1)
+                return
         urgent, behind = self._consult(ByteRange(at, at + 1), self.clock(), follows=True)
         first = self._hurry([align(at, at + 1, self.size)])
         yield FetchPlan(background=(*first, *(claim for claim in urgent if claim not in first), *behind))
@@ -320,7 +341,12 @@ class Planner(Delivery):
                 self.stats.waits += 1
                 yield FetchPlan(wait=(claims[0].wait_for(min(stop, claims[0].stop, at + PAGE)),))
                 continue
-            end = min(self.pages.missing_end(at - at % PAGE, stop), claims[0].at if claims else stop)
+            if self.disk is not None and (data := (yield from self._stored_bytes(self.disk, at, stop))):
+                at += len(data)
+                yield Deliver(data)
+                continue
+            absent = self.pages.missing_end(at - at % PAGE, self.local.missing_end(at - at % PAGE, stop))
+            end = min(absent, claims[0].at if claims else stop)
             yield from self._lending(self.requester.fetch(at, end, sink, advance))
 
     def _lending(self, fetching: PlanGen[None]) -> PlanGen[None]:
@@ -362,7 +388,47 @@ class Planner(Delivery):
         return found
 
     def _unclaimed(self, missing: Iterable[ByteRange]) -> list[ByteRange]:
+        """What of absent runs is to be asked of the network, and nobody does yet."""
+        if self.disk is not None:
+            missing = [run for extent in missing for run in self.local.missing(*extent)]
         return [gap for run in missing for gap in self._gaps.free(run)]
+
+    def _stored(self, missing: Iterable[ByteRange]) -> tuple[Claim, ...]:
+        """Claim what of absent runs is on disk, and nobody brings yet."""
+        runs = [run for extent in missing for run in self.disk.pages.runs(*extent)] if self.disk is not None else ()
+        claims = tuple(self.cache.claim(part) for run in runs for part in self._gaps.free(run))
+        for claim in claims:
+            claim.stored = claim.sending = claim.urgent = claim.awaited = True
+        return claims
+
+    def _near(self, wanted: ByteRange) -> list[ByteRange]:
+        """What is absent of a range, and of so many bytes from its start on as are read from the disk at once."""
+        start = wanted.start - wanted.start % PAGE
+        at, length = self._last_load
+        length = min(2 * length, LOAD_MOST, self.window) if at == start else LOAD_LEAST
+        stop = min(self.size, max(wanted.stop, start + length))
+        self._last_load = (stop, length)
+        return self.pages.missing(start, stop)
+
+    def _load_stored(self, missing: Iterable[ByteRange]) -> PlanGen[bool]:
+        """Have what is on disk of absent runs in memory. Returns whether there was something that nobody brought."""
+        claims = self._stored(missing)
+        yield from self._one_by_one(claims, ())
+        self._raise_first(claims)
+        return bool(claims)
+
+    def _stored_bytes(self, disk: DiskCache, at: int, stop: int) -> PlanGen[bytes]:
+        """Bytes from `at` on, straight from the disk; none where they are not there."""
+        end = disk.pages.resident_end(at, min(stop, at + PIECE))
+        first, last = align(at, end, self.size)
+        if end <= at:
+            return b""
+        pages: bytes | None = yield Disk(functools.partial(disk.load, first, last))
+        if pages is None:
+            self._forget_stored(first, last)
+            return b""
+        self.stats.bytes_loaded += end - at
+        return pages[at - first : end - first]
 
     def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
         """Put what was claimed and not asked for yet before all that nobody waits for.

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from hctef._arena import Arena
+from hctef._disk import DiskCache
 from hctef._gaps import Gaps
 from hctef._intervals import IntervalCache, Pin
 from hctef._link import Link
@@ -68,6 +69,8 @@ class Residency:
         self.closed = False
         self._make_arena, self._make_pages = make_arena, make_pages
         self._traps = Traps()
+        self.local: PageTable
+        """Pages that need no request: those that are resident, and those on disk."""
         self.begin(0)
 
     @property
@@ -84,13 +87,20 @@ class Residency:
         """What other files of the same server have taught of the line is known here too. Before `begin`."""
         self.link = self.requester.link = link
 
-    def begin(self, size: int) -> None:
-        """The size is known: make room. Raises OSError where there is no such room."""
+    def begin(self, size: int, disk: DiskCache | None = None) -> None:
+        """The size is known: make room. `disk`: what is kept of the file there. Raises OSError where there is no such
+        room."""
         options, limit, readahead = self.options, self.options.max_resident_bytes, self.options.readahead
         self.requester.size = size
         self.arena = self._make_arena(size)
-        self.pages = self._make_pages(size)
-        self._gaps = Gaps(self.pages, self.cache, self._traps, options.minimum_range_request_bytes)
+        self.pages = self.local = self._make_pages(size)
+        self.disk = disk
+        self._last_load = (0, 0)  # where the last read from the disk ended, and how long it was
+        if disk is not None:
+            self.local = PageTable(size)
+            for run in disk.pages.runs():
+                self.local.mark(*run)
+        self._gaps = Gaps(self.local, self.cache, self._traps, options.minimum_range_request_bytes)
         self.policy = Policy(
             size,
             self.link,
@@ -108,15 +118,29 @@ class Residency:
             self.cache.fetched(ByteRange(start, stop))
         for page in self._traps.came(start, stop):
             if page > start:
-                self.pages.mark(start, page)
+                self.mark(start, page)
             start = page + PAGE
         if start < stop:
-            self.pages.mark(start, stop)
+            self.mark(start, stop)
         self.trim()
+
+    def mark(self, start: int, stop: int) -> None:
+        """Whole pages `[start, stop)` are in the arena."""
+        self.pages.mark(start, stop)
+        if self.local is not self.pages:
+            self.local.mark(start, stop)
+
+    def clear(self, start: int, stop: int) -> None:
+        """Resident pages `[start, stop)` are to leave the arena, or have left it."""
+        self.pages.clear(start, stop)
+        if self.disk is not None:
+            self.local.clear(start, stop)
+            for run in self.disk.pages.runs(start, stop):
+                self.local.mark(*run)
 
     def took(self, extent: ByteRange) -> None:
         """Whole pages are in the arena, brought by another process."""
-        self.pages.mark(*extent)
+        self.mark(*extent)
         if self.options.max_resident_bytes is not None:
             self.cache.fetched(extent)
 
@@ -133,7 +157,7 @@ class Residency:
         self.arena.unwatch(start, stop)
         pages = self._traps.disarm(start, stop)
         for page in pages:
-            self.pages.mark(page, min(page + PAGE, self.size))
+            self.mark(page, min(page + PAGE, self.size))
         return bool(pages)
 
     def _withheld(self) -> list[ByteRange]:
@@ -189,7 +213,7 @@ class Residency:
         self._spring(start, stop)
         for run in list(self.pages.runs(start, stop)):
             for part in list(self.cache.unpinned(run)):
-                self.pages.clear(*part)
+                self.clear(*part)
                 self.epoch[0] += 1  # before the bytes go: who copied meanwhile will see that it changed
                 self.arena.evict(*part)
                 self.stats.evictions += 1

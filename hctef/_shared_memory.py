@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 from collections.abc import Iterator
 
+from hctef._memory import high
 from hctef._raw import address
 
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; the os module has no fallocate with flags
@@ -24,17 +24,6 @@ _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
-
-
-def high(fd: int) -> int:
-    """The same file under a number that is not 0, 1 or 2: a program that closed those may write to them, or put other
-    files there. Takes over the descriptor. Raises OSError."""
-    if fd > 2:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
 
 
 def memfd(name: str, size: int) -> int:

@@ -16,7 +16,7 @@ class Stats:
     bytes_read: int = 0
     """Bytes handed to callers."""
     hits: int = 0
-    """Reads answered from memory."""
+    """Reads answered from memory, or from `cache_dir`."""
     misses: int = 0
     """Reads that had to wait for the network."""
     waits: int = 0
@@ -27,6 +27,8 @@ class Stats:
     """Touches of absent pages that the pager resolved."""
     evictions: int = 0
     """Runs of pages given back to the system."""
+    bytes_loaded: int = 0
+    """Bytes that came from `cache_dir`."""
     seconds_waited: float = 0.0
     """Time that readers spent waiting for the network."""
 

@@ -8,6 +8,7 @@
 | `Receive` | reads some of the body | 1 to `limit` bytes, b'' at its end; their number, where it has `into` |
 | `Drop` | puts the response away | None |
 | `Fill` | copies bytes into the arena | None |
+| `Disk` | calls a function that reads or writes a disk | its result |
 | `Deliver` | hands bytes to whoever iterates over a stream | None |
 | `Sleep` | waits, or stops when the file is closed | None |
 | `Wait` | waits until a future is done | its result |
@@ -105,6 +106,14 @@ class Fill:
         self.start, self.data = start, data
 
 
+class Disk:
+    __slots__ = ("data", "function")
+
+    def __init__(self, function: Callable[..., Any], data: bytes | memoryview | None = None) -> None:
+        """`function` is given the `data`, where there is some. An event loop has it called in a thread."""
+        self.function, self.data = function, data
+
+
 class Deliver:
     __slots__ = ("data",)
 
@@ -157,7 +166,7 @@ class Detach:
         self.claim, self.generator = claim, generator
 
 
-Step = Send | Ahead | Collect | Receive | Drop | Fill | Deliver | Sleep | Wait | Call | FetchPlan | Detach
+Step = Send | Ahead | Collect | Receive | Drop | Fill | Disk | Deliver | Sleep | Wait | Call | FetchPlan | Detach
 type PlanGen[T] = Generator[Step, Any, T]
 NOTHING = FetchPlan()
 """Nothing to do."""

@@ -54,7 +54,7 @@ class Sink:
     """Where the bytes of a body go. `put` makes the step that stores a piece; `room`, where it has any, is where they
     can be received instead."""
 
-    __slots__ = ("_least", "_staging", "passes", "put", "room")
+    __slots__ = ("_keep", "_least", "_staging", "passes", "put", "room")
 
     def __init__(
         self,
@@ -63,9 +63,11 @@ class Sink:
         *,
         least: int = 1,
         passes: bool = False,
+        keep: Callable[[int, bytes | memoryview], PlanGen[None]] | None = None,
     ) -> None:
-        """`least`: bytes to wait for, each time. `passes`: they are handed on as they come, and not kept."""
-        self.put, self.room, self._least, self.passes = put, room, least, passes
+        """`least`: bytes to wait for, each time. `passes`: they are handed on as they come, and not kept. `keep`: what
+        else is done with each piece."""
+        self.put, self.room, self._least, self.passes, self._keep = put, room, least, passes, keep
         self._staging: memoryview | None = None
 
     def take(self, at: int, limit: int, *, whole: bool) -> PlanGen[int]:
@@ -74,7 +76,7 @@ class Sink:
         if self.room is None:
             data: bytes = yield Receive(limit)
             if data:
-                yield self.put(at, data)
+                yield from self.store(at, data)
             return len(data)
         into = self.room(at, at + limit)
         direct = into is not None
@@ -85,7 +87,15 @@ class Sink:
         count: int = yield Receive(len(into), into, len(into) if whole else self._least)
         if count and not direct:
             yield self.put(at, into[:count])
+        if count and self._keep is not None:
+            yield from self._keep(at, into[:count])
         return count
+
+    def store(self, at: int, data: bytes | memoryview) -> PlanGen[None]:
+        """Put bytes that were received elsewhere."""
+        yield self.put(at, data)
+        if self._keep is not None:
+            yield from self._keep(at, data)
 
 
 class Requester:
@@ -156,7 +166,7 @@ class Requester:
             HctefNetworkError: the policy allows no further attempt, or the redirects do not end.
         """
         options, hops, renewed = self._options, 0, False
-        url = self._url or (yield from self._resolve())
+        url = self._url or (yield from self.resolve())
         target = self._target or url
         while True:
             headers = options.headers
@@ -192,7 +202,7 @@ class Requester:
                 continue
             if head.status in EXPIRED and not renewed and (callable(headers) or callable(self._source)):
                 renewed, hops, self._target = True, 0, None
-                url = target = yield from self._resolve()
+                url = target = yield from self.resolve()
                 continue
             if retry and attempts.retryable(head):
                 yield from self.again(attempts, head, where)
@@ -320,7 +330,7 @@ class Requester:
         attempts.progress(at - start)
         at = start
         for data in pieces:
-            yield sink.put(at, data)
+            yield from sink.store(at, data)
             at += len(data)
             commit(at)
         if at < stop and cut is not None:
@@ -365,7 +375,7 @@ class Requester:
         """The request for another range, like one that was made."""
         return Send("GET", url, {**headers, **self.conditions(), "Range": range_header(*extent)}, foreign)
 
-    def _resolve(self) -> PlanGen[Url]:
+    def resolve(self) -> PlanGen[Url]:
         """The URL, asked of the caller's callable where it is one. Raises HctefUrlError."""
         if callable(self._source):
             url = parse_url((yield Call(self._source)))

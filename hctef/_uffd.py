@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from hctef._memory import high
 from hctef._ranges import PAGE
-from hctef._shared_memory import high
 
 _SYSCALLS = {"x86_64": 323, "i686": 374, "armv7l": 388, "ppc64le": 364, "s390x": 355, "aarch64": 282, "riscv64": 282}
 _USER_MODE_ONLY = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -74,6 +75,24 @@ def parse_url(url: object) -> Url:
     shown = "&".join(f"{name}=…" for name in names) or ("…" if parts.query else "")
     safe = urlunsplit((scheme, location, path, "", "")) + (f"?{shown}" if shown else "")
     return Url(request, authorization, (scheme, host.lower(), port or (443 if scheme == "https" else 80)), safe)
+
+
+_SIGNED = re.compile(r"(?i)x-(amz|goog)-")
+_SIGNING = re.compile(
+    r"(?i)(signature|expires|key-pair-id|policy|awsaccesskeyid|googleaccessid"  # CloudFront; S3, Google Cloud before
+    r"|sig|s[eprtv]|spr|sip|sk(oid|tid|[tesv]))="  # Azure
+)
+"""What belongs to a `Signature` or `sig`."""
+
+
+def cache_name(url: Url) -> str:
+    """What a file is called in a cache: a hash of its URL, without userinfo and, where it is signed as known services
+    do it, without what differs each time that it is signed."""
+    scheme, netloc, path, query, _ = urlsplit(url.request)
+    parts = query.split("&")
+    signed = any(part.lower().startswith(("signature=", "sig=")) for part in parts)
+    query = "&".join(part for part in parts if not _SIGNED.match(part) and not (signed and _SIGNING.match(part)))
+    return hashlib.sha256(urlunsplit((scheme, netloc.lower(), path, query, "")).encode()).hexdigest()[:32]
 
 
 def _ascii_host(host: str) -> str:

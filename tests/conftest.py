@@ -37,6 +37,7 @@ def _only_loopback() -> Iterator[None]:
         for name in list(os.environ):
             if name.lower().endswith("_proxy"):  # the servers of the tests are not reached through one
                 patch.delenv(name)
+        patch.delenv("HCTEF_CACHE_DIR", raising=False)
         yield
 
 

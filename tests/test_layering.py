@@ -21,6 +21,7 @@ LAYERS = [
         "_pages",
         "_intervals",
         "_arena",
+        "_disk",
         "_width",
         "_link",
         "_patterns",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hctef import _uffd
-from hctef._shared_memory import high
+from hctef._memory import high
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.helpers import Helpers, start_helpers

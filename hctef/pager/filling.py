@@ -242,7 +242,7 @@ class FillingArena:
                 self.uffds.clear()
 
 
-COUNTERS = ("resident_bytes", "requests", "bytes_fetched", "retries", "waits", "evictions", "faults")
+COUNTERS = ("resident_bytes", "requests", "bytes_fetched", "bytes_loaded", "retries", "waits", "evictions", "faults")
 _COUNTERS = struct.Struct(f"<{len(COUNTERS)}q")
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hctef._shared_memory import high
+from hctef._memory import high
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hctef._delivery import Cancelled
+from hctef._disk import DiskCache, open_cache
 from hctef._drivers import Driver
 from hctef._http import Validator
 from hctef._intervals import Claim
@@ -24,6 +25,7 @@ from hctef._progress import Watch
 from hctef._ranges import PAGE, ByteRange
 from hctef._uffd import Fault
 from hctef._urllib3 import Urllib3Transport
+from hctef._urls import Url, cache_name
 from hctef.exceptions import RemoteFileChangedError
 from hctef.pager import wire
 from hctef.pager.filling import FillingArena, MirroredPageTable
@@ -48,6 +50,7 @@ class _Driver(Driver):
     """Tells when a transfer has failed: nobody waits for it who would raise its error."""
 
     failed: Callable[[Claim, Exception], None]
+    missed: Callable[[], None]
     arrived: Callable[[], None]
 
     def _transfer(self, claim: Claim, watch: Watch | None = None) -> None:
@@ -55,6 +58,8 @@ class _Driver(Driver):
         self.arrived()
         if claim.error is not None and not isinstance(claim.error, Cancelled):
             self.failed(claim, claim.error)
+        elif claim.stored and claim.at < claim.stop:  # it was not on the disk
+            self.missed()
 
 
 class Resolver:
@@ -70,16 +75,17 @@ class Resolver:
         self.planner = Planner(url.request, options, lambda _: self.arena, lambda _: self.pages)
         self.planner.requester.adopt(url, target, Validator(**message["validator"]), self.size, message["hidden"])
         self.planner.use_link(link)
-        self.planner.begin(self.size)
+        self.planner.begin(self.size, self._disk(url))
         transport = Urllib3Transport(options)
         transport.host((target or url).request)  # what is known of the server counts from the first request on
         self.driver = _Driver(self.planner, transport)
         self.driver.failed = self._failed
+        self.driver.missed = self._missed
         self.driver.arrived = self.show
         self.options = options
         self.failures: list[tuple[Claim, Exception]] = []
         self.on_failure: Callable[[], None] = lambda: None
-        """Wakes the loop: `tick` is due."""
+        """Wakes the loop: `tick` is due, for somebody may be blocked whose page nobody brings."""
         self._blocked: dict[int, _Blocked] = {}
         self._latest = -1
         """The page that was demanded last."""
@@ -91,6 +97,11 @@ class Resolver:
             for start, stop in self.arena.found():
                 self.planner.took(ByteRange(start, min(stop, self.size)))
         self.show()
+
+    def _disk(self, url: Url) -> DiskCache | None:
+        """What is kept of the file on disk, where the client has that too."""
+        directory, requester = self.planner.options.cache_path, self.planner.requester
+        return open_cache(directory, cache_name(url), requester.validator, self.size) if directory else None
 
     # faults
 
@@ -105,7 +116,7 @@ class Resolver:
                 return
             with self.driver.lock:
                 if self.pages.rows[page // PAGE]:
-                    self.pages.clear(page, page + PAGE)
+                    self.planner.clear(page, min(page + PAGE, self.size))
         if page not in self._blocked:
             now = time.monotonic()
             self._blocked[page] = _Blocked(now, now + self._say_after)
@@ -137,6 +148,10 @@ class Resolver:
     def _failed(self, claim: Claim, error: Exception) -> None:
         """In a transfer's thread."""
         self.failures.append((claim, error))
+        self.on_failure()
+
+    def _missed(self) -> None:
+        """In a transfer's thread."""
         self.on_failure()
 
     def tick(self) -> float | None:

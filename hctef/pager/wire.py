@@ -36,9 +36,9 @@ from urllib3.util import Retry, Timeout
 
 from hctef import exceptions
 from hctef._http import Validator, checked_headers
+from hctef._memory import high
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
-from hctef._shared_memory import high
 from hctef._urllib3 import pool_headers, pool_timeout
 from hctef._urls import Url, parse_url
 from hctef.exceptions import HctefError, HctefNetworkError, PagerError
@@ -238,7 +238,7 @@ def pack_source(url: Url, target: Url | None, options: Options) -> Message:
     found = _pack_options(options)
     found["url"], found["authorization"] = url.request, url.authorization
     found["target"] = target.request if target else None
-    found["environment"] = _environment()
+    found["environment"], found["cache_dir"] = _environment(), options.cache_path
     found["say_after"], found["say_every"] = SAY_AFTER, SAY_EVERY
     return found
 
@@ -316,7 +316,7 @@ def unpack_source(message: Message) -> tuple[Url, Url | None, Options]:
         else:
             pool = urllib3.PoolManager(**sizes, **pool)
     given |= {"timeout": None if timeout is None else Timeout(**timeout), "retries": retries, "pool": pool}
-    return url, target, Options(headers=message["headers"], **given)
+    return url, target, Options(headers=message["headers"], cache_dir=message["cache_dir"], **given)
 
 
 def _tuples(value: Any) -> Any:
