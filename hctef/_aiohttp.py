@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 import weakref
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -241,7 +240,7 @@ def _limits(options: Options) -> dict[str, int]:
 
 def within_limits(options: Options) -> Options:
     """No more requests at once than the caller's session has connections: to wait for one counts as connecting."""
-    return replace(options, max_connections=min([options.max_connections, *_limits(options).values()]))
+    return options.but(max_connections=min([options.max_connections, *_limits(options).values()]))
 
 
 def translate(error: Exception, hint: str = "") -> TransportError:

@@ -8,7 +8,6 @@ import numbers
 import operator
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hctef._http import checked_headers
@@ -71,9 +70,8 @@ class AsyncBufferOptions(AsyncFileOptions, total=False):
     max_export_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Checked options. Sizes are bytes, times seconds.
+    """Checked options. Sizes are bytes, times seconds. Each is given by name; the defaults stand beside them.
 
     Raises:
         TypeError: an option that does not exist, or a value of a wrong type.
@@ -86,7 +84,7 @@ class Options:
     prefetch_bytes: int = 0
     """Fetched on open, beginning with the request that finds the size."""
     prefetch_direction: str = "END"
-    headers: Headers | None = field(default=None, repr=False)
+    headers: Headers | None = None
     """A mapping, or a callable that returns one for each request. Kept out of the repr: it may hold credentials."""
     timeout: Any = 30.0
     """To connect, and between bytes. Also a urllib3.Timeout or an aiohttp.ClientTimeout; None: without end."""
@@ -105,13 +103,28 @@ class Options:
     """True: a tqdm bar for each operation that waits for the network longer than a moment (0.5 s), where tqdm is
     installed. Or a `callable(done_bytes, total_bytes)`, called in the thread (the event loop) that waits, in several
     perhaps; what it raises ends the operation. It must not read the file that it is told of."""
-    pool: Any = field(default=None, repr=False)
-    session: Any = field(default=None, repr=False)
+    pool: Any = None
+    session: Any = None
     paging: str = "auto"
     fault_timeout: float = 300.0
     max_export_bytes: int = 1024 * MIB
 
-    def __post_init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        if not given.keys() <= DEFAULTS.keys():
+            raise TypeError(f"there is no option {min(given.keys() - DEFAULTS.keys())!r}")
+        values = vars(self)
+        values.update(DEFAULTS | given)
+        self._check(values.__setitem__)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} of an open file cannot be set")
+
+    def __repr__(self) -> str:
+        shown = {name: value for name, value in self.changed().items() if name not in _SECRET}
+        return f"Options({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def _check(self, put: Callable[[str, Any], None]) -> None:
+        """Check each, and `put` those that are to be something else."""
         for name, least in (
             ("minimum_range_request_bytes", 1),
             ("prefetch_bytes", 0),
@@ -125,7 +138,7 @@ class Options:
             value = _whole(name, given)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
-            object.__setattr__(self, name, value)
+            put(name, value)
         for name, choices in (
             ("prefetch_direction", ("END", "START")),
             ("validate", ("strict", "size")),
@@ -141,16 +154,16 @@ class Options:
             window = _whole("readahead", self.readahead, "'auto', 'off' or a number of bytes")
             if window < 0:
                 raise ValueError(f"readahead must not be negative: {window}")
-            object.__setattr__(self, "readahead", window)
+            put("readahead", window)
         if not (self.timeout is None or _has(self.timeout, "connect_timeout") or _has(self.timeout, "sock_read")):
             what = "a number of seconds, a urllib3.Timeout, an aiohttp.ClientTimeout or None"
-            object.__setattr__(self, "timeout", _seconds("timeout", self.timeout, what))
-        object.__setattr__(self, "fault_timeout", _seconds("fault_timeout", self.fault_timeout, "a number of seconds"))
+            put("timeout", _seconds("timeout", self.timeout, what))
+        put("fault_timeout", _seconds("fault_timeout", self.fault_timeout, "a number of seconds"))
         if not _has(self.retries, "increment"):
             retries = _whole("retries", self.retries, "an int or a urllib3.Retry")
             if retries < 0:
                 raise ValueError(f"retries must not be negative: {retries}")
-            object.__setattr__(self, "retries", retries)
+            put("retries", retries)
         for name, what, names in (
             ("pool", "a urllib3.PoolManager", ("request", "connection_from_url")),
             ("session", "an aiohttp.ClientSession", ("request", "connector")),
@@ -161,8 +174,8 @@ class Options:
         if not callable(self.headers):
             checked_headers(self.headers)
         if self.cache_dir is not None:
-            object.__setattr__(self, "cache_dir", _folder(self.cache_dir))
-        object.__setattr__(self, "progress", checked_progress(self.progress))
+            put("cache_dir", _folder(self.cache_dir))
+        put("progress", checked_progress(self.progress))
 
     @property
     def cache_path(self) -> str:
@@ -173,7 +186,16 @@ class Options:
 
     def changed(self) -> dict[str, Any]:
         """Those that differ from their defaults, by name: what a pickle keeps."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {name: value for name, value in vars(self).items() if value != DEFAULTS[name]}
+
+    def but(self, **other: Any) -> Options:
+        """The same options but for some."""
+        return Options(**vars(self) | other)
+
+
+DEFAULTS = {name: getattr(Options, name) for name in Options.__annotations__}
+_SECRET = {"headers", "pool", "session"}
+"""They may hold credentials."""
 
 
 def _whole(name: str, value: Any, what: str = "an int") -> int:

@@ -10,14 +10,13 @@ import errno
 import functools
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ADDRESS_SPACE = 1 << 40
 """Bytes of address space that must be free: files are mapped whole, however large."""
 
 
-@dataclass(frozen=True, slots=True)
-class PagingSupport:
+class PagingSupport(NamedTuple):
     """What `hctef.paging_support()` found. True where demand paging is possible."""
 
     available: bool

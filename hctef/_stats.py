@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 
-
-@dataclass(slots=True)
 class Stats:
     """Counters since the file was opened, over all its readers. `str(stats)` is a line."""
 
@@ -32,11 +29,23 @@ class Stats:
     seconds_waited: float = 0.0
     """Time that readers spent waiting for the network."""
 
+    def __init__(self, **counted: float) -> None:
+        for name in Stats.__annotations__:
+            setattr(self, name, counted.get(name, getattr(Stats, name)))
+
     def __add__(self, other: Stats) -> Stats:
-        return Stats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Stats(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, Stats) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # they change
+
+    def __repr__(self) -> str:
+        return f"Stats({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
     def __str__(self) -> str:
-        return ", ".join(f"{f.name}={_shown(getattr(self, f.name))}" for f in fields(self))
+        return ", ".join(f"{name}={_shown(value)}" for name, value in vars(self).items())
 
 
 def _shown(value: object) -> str:

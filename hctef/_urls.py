@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from hctef.exceptions import HctefUrlError
@@ -15,18 +15,20 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LITERAL = re.compile(r"\[[0-9A-Za-z.:%~_-]+\](:[0-9]*)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(NamedTuple):
     """An http(s) URL, taken apart once. Its repr and `safe` show no userinfo and no value of the query."""
 
-    request: str = field(repr=False)
+    request: str
     """What a request is made of: no userinfo, no fragment, ASCII only."""
-    authorization: str | None = field(repr=False)
+    authorization: str | None
     """Basic credentials from the userinfo (RFC 7617)."""
     origin: tuple[str, str, int]
     """Scheme, host, port: credentials stay within it (RFC 6454)."""
     safe: str
     """For messages."""
+
+    def __repr__(self) -> str:
+        return f"Url({self.safe!r})"
 
     @property
     def name(self) -> str:
@@ -77,21 +79,22 @@ def parse_url(url: object) -> Url:
     return Url(request, authorization, (scheme, host.lower(), port or (443 if scheme == "https" else 80)), safe)
 
 
-_SIGNED = re.compile(r"(?i)x-(amz|goog)-")
-_SIGNING = re.compile(
-    r"(?i)(signature|expires|key-pair-id|policy|awsaccesskeyid|googleaccessid"  # CloudFront; S3, Google Cloud before
-    r"|sig|s[eprtv]|spr|sip|sk(oid|tid|[tesv]))="  # Azure
+_SIGNED = ("x-amz-", "x-goog-")
+"""What names begin with that belong to a signature: of S3, of Google Cloud."""
+_SIGNING = (
+    *("signature", "expires", "key-pair-id", "policy", "awsaccesskeyid", "googleaccessid"),  # CloudFront, and before
+    *("sig", "se", "sp", "sr", "st", "sv", "spr", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv"),  # Azure
 )
-"""What belongs to a `Signature` or `sig`."""
+"""Those that belong to a `Signature` or `sig`."""
 
 
 def cache_name(url: Url) -> str:
     """What a file is called in a cache: a hash of its URL, without userinfo and, where it is signed as known services
     do it, without what differs each time that it is signed."""
     scheme, netloc, path, query, _ = urlsplit(url.request)
-    parts = query.split("&")
-    signed = any(part.lower().startswith(("signature=", "sig=")) for part in parts)
-    query = "&".join(part for part in parts if not _SIGNED.match(part) and not (signed and _SIGNING.match(part)))
+    parts = [(part.partition("=")[0].lower(), part) for part in query.split("&")]
+    signing = _SIGNING if any(name in {"signature", "sig"} for name, _ in parts) else ()
+    query = "&".join(part for name, part in parts if name not in signing and not name.startswith(_SIGNED))
     return hashlib.sha256(urlunsplit((scheme, netloc.lower(), path, query, "")).encode()).hexdigest()[:32]
 
 

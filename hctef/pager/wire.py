@@ -28,7 +28,6 @@ import select
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import urllib3
@@ -300,7 +299,7 @@ def absolute(path: str | None) -> str | None:
 def unpack_source(message: Message) -> tuple[Url, Url | None, Options]:
     """What `pack_source` packed."""
     given: dict[str, Any] = {name: message[name] for name in _SENT}
-    url = replace(parse_url(message["url"]), authorization=message["authorization"])
+    url = parse_url(message["url"])._replace(authorization=message["authorization"])
     target = parse_url(message["target"]) if message["target"] else None
     timeout, retries, pool = message["timeout"], message["retries"], message["pool"]
     if isinstance(retries, dict):
