@@ -8,15 +8,13 @@ is wished for behind the readers becomes claims when a connection has room for i
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from hctef._arena import Arena, Buffer
-from hctef._disk import Keeper
+from hctef._arena import Arena
 from hctef._intervals import Batch, Claim
 from hctef._lanes import PIPELINED_MOST, Lane
 from hctef._link import Link
@@ -26,10 +24,10 @@ from hctef._ranges import PAGE, ByteRange
 from hctef._residency import Pager
 from hctef._slots import Slots
 from hctef._stats import Stats
-from hctef._steps import NOTHING, Collect, Detach, Disk, FetchPlan, Fill, PlanGen, Step, Wait
+from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Step, Wait
+from hctef._storing import Cancelled, Storing
 from hctef._transfer import Requester, Sink
 from hctef._wishes import Wishes
-from hctef._wishing import Wishing
 from hctef.exceptions import HctefNetworkError
 
 log = logging.getLogger("hctef")
@@ -43,15 +41,7 @@ PATIENT = 16 * 1024
 costs more than their copy."""
 
 
-LOADED = 1024 * 1024
-"""Bytes that are read from the disk at once."""
-
-
-class Cancelled(Exception):
-    """The file was closed, or the reader that asked for these bytes gave up."""
-
-
-class Delivery(Wishing):
+class Delivery(Storing):
     """The transfers of one file."""
 
     def __init__(
@@ -259,90 +249,9 @@ class Delivery(Wishing):
         whole = True
         commit(stop)
 
-    def _drop_remnant(self, claim: Claim) -> None:
-        """It is of use just once: a claim's pages will be marked, and may be evicted then."""
-        if claim.start < self._remnant.stop and self._remnant.start < claim.stop:
-            self._remnant = ByteRange(0, 0)
-
-    def _commit(self, claim: Claim, upto: int) -> None:
-        """A claim's whole pages before `upto` were filled. Raises Cancelled: nobody wants them any longer."""
-        if claim.cancelled or self.closed:
-            raise Cancelled
-        if upto > claim.at:
-            self._arrived(claim.at, upto)
-            if claim.behind:
-                self._wishes.came(upto - claim.at)
-            claim.advance(upto)
-
     def arena_sink(self, least: int = 1) -> Sink:
         """Puts bytes into the arena: straight from the socket where it has room for that. `least`: see `Sink`."""
         return Sink(Fill, self.arena.room, least=least, keep=self._keeping())
-
-    # on disk
-
-    def _keeping(self) -> Callable[[int, Buffer], PlanGen[None]] | None:
-        """Stores what comes of one transfer, in order, on disk; None: it is not to."""
-        disk = self.disk
-        if disk is None or disk.broken:
-            return None
-        keeper = Keeper(self.size)
-
-        def keep(at: int, data: Buffer) -> PlanGen[None]:
-            for start, pages in keeper.pages(at, data):
-                if (yield Disk(functools.partial(disk.store, start), pages)):
-                    disk.pages.mark(start, start + len(pages))
-
-        return keep
-
-    def _filling(self) -> tuple[Callable[[int, memoryview], object], list[ByteRange]]:
-        """The same for whole claims that came together: what puts their bytes where they belong, and a list of those
-        that it has stored on disk, too."""
-        fill, disk, stored = self.arena.fill, self.disk, list[ByteRange]()
-        if disk is None:
-            return fill, stored
-
-        def put(start: int, data: memoryview) -> None:
-            fill(start, data)
-            if disk.store(start, data):
-                stored.append(ByteRange(start, start + len(data)))
-
-        return put, stored
-
-    def _load(self, claim: Claim) -> PlanGen[None]:
-        """Bring a claim's bytes from the disk. What is not there as it was stored is left: whoever wants it asks the
-        network then."""
-        disk, tail, at = self.disk, self._tail, claim.start
-        if self._asked(claim) < claim.stop and tail is not None and tail.open:
-            yield Wait(
-                tail.wait_for(tail.start + 1)
-            )  # the remnant is of no use from here on, nor is one that comes yet
-        self._drop_remnant(claim)
-        while disk is not None and at < claim.stop:
-            stop = min(claim.stop, at + LOADED)
-            data: bytes | None = yield Disk(functools.partial(disk.load, at, stop))
-            if data is None:
-                self._forget_stored(at, claim.stop)
-                return
-            yield Fill(at, data)
-            self.stats.bytes_loaded += stop - at
-            self._commit(claim, stop)
-            at = stop
-
-    def _forget_stored(self, start: int, stop: int) -> None:
-        """What is on disk of these pages is of no use."""
-        for table in {self.local, self.disk.pages} if self.disk is not None else ():
-            for run in list(table.runs(start, stop)):
-                table.clear(*run)
-        for run in self.pages.runs(start, stop):
-            if self.local is not self.pages:
-                self.local.mark(*run)
-
-    def cancel(self, claims: Iterable[Claim]) -> None:
-        """Stop transfers at their next piece; those that did not begin are given back at once."""
-        for claim in claims:
-            claim.cancelled = True
-            if not claim.started:
-                self.give_back(claim)
 
     def close(self) -> None:
         """Stop transfers; whoever waits for them wakes, and finds the file closed."""
@@ -360,13 +269,6 @@ class Delivery(Wishing):
         self.cache.forget_claims()
         self._wishes, self._lanes, self._own, self._tail = Wishes(), [], 0, None
         self._slots = Slots(self.options.max_connections)
-
-    def _raise_first(self, claims: Iterable[Claim]) -> None:
-        """Raise the error of the first transfer that failed. One that another reader stopped is not ours: we look
-        again."""
-        for claim in claims:
-            if claim.error is not None and (self.closed or not isinstance(claim.error, Cancelled)):
-                raise claim.error
 
     # the opening's response
 

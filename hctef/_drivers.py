@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
-from hctef._delivery import Cancelled
 from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
@@ -39,6 +38,7 @@ from hctef._steps import (
     Step,
     Wait,
 )
+from hctef._storing import Cancelled
 from hctef._workers import Workers
 
 log = logging.getLogger("hctef")

@@ -5,7 +5,8 @@ the reader (`_policy.py`) → the gaps that nobody fetches become claims, few re
 transfer brings their bytes into the arena (`transfer`), one claim or several in a lane (`_lanes.py`) → whole pages are
 marked resident, waiters wake (`_arrived`) → the reader copies out, under a pin or under the check of `epoch`. What is
 wished for behind the readers becomes claims when a connection has room for it. How bytes are brought is
-`_delivery.py`'s, what is kept and given up `_residency.py`'s.
+`_delivery.py`'s, what comes from the disk and goes there `_storing.py`'s, what is kept in memory and given up
+`_residency.py`'s.
 
 No I/O, no lock, no thread: generators that yield steps (`_steps.py`); whoever drives them holds the file's lock while
 they compute. Bytes are marked resident only after they are in the arena. A reader either claims or waits, so no two
@@ -14,20 +15,15 @@ wait for each other; a claim lives exactly as long as its transfer, and is given
 
 from __future__ import annotations
 
-import functools
 import io
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
-from hctef._delivery import Delivery
-from hctef._disk import DiskCache
 from hctef._intervals import Batch, Claim, Pin
 from hctef._progress import Watch
 from hctef._ranges import PAGE, ByteRange, align, coalesce, split
-from hctef._steps import Call, Deliver, Disk, FetchPlan, PlanGen, Wait
-from hctef._transfer import PIECE, Sink
+from hctef._steps import Call, FetchPlan, PlanGen, Wait
+from hctef._streaming import Streaming
 
 HUGE_BYTES = 4 * 1024 * 1024
 """A gap of this length is worth huge pages, where nothing is evicted piece by piece."""
@@ -52,15 +48,11 @@ FIRST_PIECE = 16 * 1024 * 1024
 of a single GET, and others join it meanwhile. 256 MiB over 1 Gbit/s and 20 ms took 2.54 to 2.69 s; 2.69 to 2.78 without
 it; 2.58 to 3.5 with 32 MiB, as two streams that fill the pipe overflow a router's queue."""
 
-LOAD_LEAST, LOAD_MOST = 64 * 1024, 4 * 1024 * 1024
-"""Bytes that are read from the disk where a page of them is wanted: a read takes longer to begin than to go on. Twice
-as many for each that begins where the last one ended."""
-
 FLIGHT = 12 * 1024
 """Bytes that come with the others in the first round trip of slow start."""
 
 
-class Planner(Delivery):
+class Planner(Streaming):
     """What the readers of one remote file want, and who brings it."""
 
     # reading
@@ -126,17 +118,6 @@ class Planner(Delivery):
         """Whether a reader who needs the bytes before `stop` does best to bring all of `claims` himself. What is long
         and far away he leaves to others: he goes on as soon as his own bytes are there."""
         return self.link.near or all(claim.stop <= stop + FLIGHT for claim in claims)
-
-    def _one_by_one(self, claims: tuple[Claim, ...], behind: tuple[Claim, ...]) -> PlanGen[None]:
-        """Fetch claims in this reader's own turn. Where one fails, those after it are given back."""
-        left, failed = deque(claims), False
-        try:
-            while left and not failed:
-                claim = left.popleft()
-                yield FetchPlan(claims=(claim,), background=behind)
-                behind, failed = (), claim.error is not None
-        finally:
-            self.cancel(claim for claim in left if not claim.started)
 
     def _consult(
         self, wanted: ByteRange, now: float, *, follows: bool = False
@@ -316,67 +297,6 @@ class Planner(Delivery):
             return False
         return any(claim.sending for claim in self.cache.claims(page, page + PAGE))
 
-    def stream(self, start: int, stop: int) -> PlanGen[None]:
-        """Deliver `[start, stop)` in order. Resident bytes come from memory, others from the network and are not
-        kept."""
-        at = start
-
-        def advance(to: int) -> None:
-            nonlocal at
-            at = to
-            self._check_open()
-
-        sink = Sink(lambda _, data: Deliver(bytes(data)), passes=True)
-        while at < stop:
-            self._check_open()
-            self._spring(at, stop)
-            end = self.pages.resident_end(at, min(stop, at + PIECE))
-            if end > at:
-                data = self.arena.bytes[at:end]
-                at = end
-                yield Deliver(data)
-                continue
-            claims = self.cache.claims(at, stop)
-            if claims and claims[0].at <= at:
-                self.stats.waits += 1
-                yield FetchPlan(wait=(claims[0].wait_for(min(stop, claims[0].stop, at + PAGE)),))
-                continue
-            if self.disk is not None and (data := (yield from self._stored_bytes(self.disk, at, stop))):
-                at += len(data)
-                yield Deliver(data)
-                continue
-            absent = self.pages.missing_end(at - at % PAGE, self.local.missing_end(at - at % PAGE, stop))
-            end = min(absent, claims[0].at if claims else stop)
-            yield from self._lending(self.requester.fetch(at, end, sink, advance))
-
-    def _lending(self, fetching: PlanGen[None]) -> PlanGen[None]:
-        """Fetch in a turn of its own, which others have while the caller looks at what was delivered: he may read
-        meanwhile, or have other streams that he goes on with."""
-        value: Any = None
-        error: BaseException | None = None
-        held = False
-        try:
-            while True:
-                if not held and error is None:
-                    yield from self._slots.acquire()
-                    held = True
-                try:
-                    step = fetching.send(value) if error is None else fetching.throw(error)
-                except StopIteration:
-                    return
-                if type(step) is Deliver:
-                    self._slots.release()
-                    held = False
-                value = error = None
-                try:
-                    value = yield step
-                except BaseException as raised:  # noqa: BLE001  # raised again by what is fetching
-                    error = raised
-        finally:
-            error = None  # its traceback holds this frame
-            if held:
-                self._slots.release()
-
     # planning
 
     def _missing(self, wanted: Iterable[ByteRange]) -> list[ByteRange]:
@@ -386,49 +306,6 @@ class Planner(Delivery):
             self._spring(start, stop)
             found += self.pages.missing(start, stop)
         return found
-
-    def _unclaimed(self, missing: Iterable[ByteRange]) -> list[ByteRange]:
-        """What of absent runs is to be asked of the network, and nobody does yet."""
-        if self.disk is not None:
-            missing = [run for extent in missing for run in self.local.missing(*extent)]
-        return [gap for run in missing for gap in self._gaps.free(run)]
-
-    def _stored(self, missing: Iterable[ByteRange]) -> tuple[Claim, ...]:
-        """Claim what of absent runs is on disk, and nobody brings yet."""
-        runs = [run for extent in missing for run in self.disk.pages.runs(*extent)] if self.disk is not None else ()
-        claims = tuple(self.cache.claim(part) for run in runs for part in self._gaps.free(run))
-        for claim in claims:
-            claim.stored = claim.sending = claim.urgent = claim.awaited = True
-        return claims
-
-    def _near(self, wanted: ByteRange) -> list[ByteRange]:
-        """What is absent of a range, and of so many bytes from its start on as are read from the disk at once."""
-        start = wanted.start - wanted.start % PAGE
-        at, length = self._last_load
-        length = min(2 * length, LOAD_MOST, self.window) if at == start else LOAD_LEAST
-        stop = min(self.size, max(wanted.stop, start + length))
-        self._last_load = (stop, length)
-        return self.pages.missing(start, stop)
-
-    def _load_stored(self, missing: Iterable[ByteRange]) -> PlanGen[bool]:
-        """Have what is on disk of absent runs in memory. Returns whether there was something that nobody brought."""
-        claims = self._stored(missing)
-        yield from self._one_by_one(claims, ())
-        self._raise_first(claims)
-        return bool(claims)
-
-    def _stored_bytes(self, disk: DiskCache, at: int, stop: int) -> PlanGen[bytes]:
-        """Bytes from `at` on, straight from the disk; none where they are not there."""
-        end = disk.pages.resident_end(at, min(stop, at + PIECE))
-        first, last = align(at, end, self.size)
-        if end <= at:
-            return b""
-        pages: bytes | None = yield Disk(functools.partial(disk.load, first, last))
-        if pages is None:
-            self._forget_stored(first, last)
-            return b""
-        self.stats.bytes_loaded += end - at
-        return pages[at - first : end - first]
 
     def _hurry(self, missing: list[ByteRange]) -> tuple[Claim, ...]:
         """Put what was claimed and not asked for yet before all that nobody waits for.

@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 from hctef._arena import AnonymousArena
-from hctef._delivery import Cancelled
 from hctef._drivers import Driver
 from hctef._http import Validator
 from hctef._intervals import Pin
@@ -31,6 +30,7 @@ from hctef._progress import Bar, Told, Watch, load_tqdm, short_name
 from hctef._ranges import ByteRange
 from hctef._stats import Stats
 from hctef._steps import PlanGen
+from hctef._storing import Cancelled
 from hctef._urllib3 import Urllib3Transport
 from hctef._urls import parse_url
 from hctef.exceptions import RemoteFileChangedError

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from hctef._delivery import Cancelled
 from hctef._faulting import Mapping
 from hctef._ranges import ByteRange
+from hctef._storing import Cancelled
 from hctef.pager import wire
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hctef._delivery import Cancelled
 from hctef._disk import DiskCache, open_cache
 from hctef._drivers import Driver
 from hctef._http import Validator
@@ -23,6 +22,7 @@ from hctef._link import Link
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._ranges import PAGE, ByteRange
+from hctef._storing import Cancelled
 from hctef._uffd import Fault
 from hctef._urllib3 import Urllib3Transport
 from hctef._urls import Url, cache_name
