@@ -97,12 +97,12 @@ def needed(link: str, workload: str, adapter: Adapter) -> bool:
     return adapter.kind == "limit" and (adapter.name != "sockets" or workload in {"W1", "W1-bare", "W5", "W10", "W11"})
 
 
-BESIDE = {"W6": "BytesIO", "W11": "clairvoyant", "W13": "clairvoyant"}
-"""Limits that hctef is measured by as well."""
+BESIDE = {"W6": {"BytesIO"}, "W11": {"clairvoyant", "hctef-64"}, "W13": {"clairvoyant", "hctef-64"}}
+"""What else is measured with it: limits, and what it is where it may have as many connections as they have."""
 
 
 def compared(link: str, workload: str, adapter: Adapter) -> bool:
     """Whether a bar compares it; on loopback hctef is compared with GDAL too, whose native code nothing hides there."""
     bars = _bars(link, workload)
-    names = {name for bar in bars for name in (bar.subject, bar.reference, BESIDE.get(workload))}
+    names = {name for bar in bars for name in (bar.subject, bar.reference, *BESIDE.get(workload, ()))}
     return adapter.name in names or (bool(bars) and link == "raw" and adapter.name == "gdal")

@@ -336,8 +336,9 @@ class Planner(Streaming):
         claims = tuple(self.cache.claim(piece) for piece in pieces)
         for claim in claims:
             claim.urgent, claim.awaited = urgent, urgent or awaited
-        if (urgent or awaited) and len(claims) > self.options.max_connections:
-            Batch(claims, self.options.max_connections)
+        connections = min(self.options.max_connections, 1 + self.policy.at_once)
+        if (urgent or awaited) and len(claims) > connections:
+            Batch(claims, connections)
         return claims
 
     def advise(self, hint: str) -> None:
