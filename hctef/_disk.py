@@ -22,6 +22,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -45,9 +46,9 @@ class DiskCache:
     """What lies on disk of one version of a file. `load` and `store` do I/O and may be called by any thread; `pages`
     belongs to the file's lock."""
 
-    def __init__(self, data: int, index: int, size: int) -> None:
-        """Takes over two descriptors. Raises OSError."""
-        self._data, self._index = data, index
+    def __init__(self, data: int, index: int, size: int, since: float) -> None:
+        """Takes over two descriptors. `since`: see `open_cache`. Raises OSError."""
+        self._data, self._index, self.since = data, index, since
         self.broken = False
         """Nothing more can be stored."""
         self.pages = PageTable(size)
@@ -61,7 +62,7 @@ class DiskCache:
 
     def store(self, start: int, data: Buffer) -> bool:
         """Write whole pages of the file, which begin at `start`. Returns whether they are there now."""
-        if self.broken:
+        if self.broken or time.monotonic() < self.since:
             return False
         first, view = start // PAGE, memoryview(data)
         sums = _sums(view)
@@ -118,9 +119,10 @@ class Keeper:
         self._at = stop
 
 
-def open_cache(directory: str, name: str, validator: Validator, size: int) -> DiskCache | None:
+def open_cache(directory: str, name: str, validator: Validator, size: int, since: float) -> DiskCache | None:
     """What there is of a version of a file, or room for it; None where that cannot be had. Other versions of it are
-    removed. `name`: see `cache_name`."""
+    removed. `name`: see `cache_name`. `since`: from when on, by `time.monotonic`, what comes is of just that version
+    (`settles_in`): only that is stored."""
     version = hashlib.sha256(repr((_FORMAT, PAGE, size, *validator)).encode()).hexdigest()[:32]
     folder = Path(directory) / name
     opened: list[int] = []
@@ -133,7 +135,7 @@ def open_cache(directory: str, name: str, validator: Validator, size: int) -> Di
                     old.unlink()
         opened.append(_open(folder / f"{version}.data"))
         opened.append(_open(folder / f"{version}.index"))
-        cache = DiskCache(opened[0], opened[1], size)
+        cache = DiskCache(opened[0], opened[1], size, since)
     except OSError as error:
         _close(*opened)
         log.warning("cache_dir is not used: %s", error)

@@ -237,15 +237,21 @@ class Validator(NamedTuple):
         return self.last_modified is None or other.last_modified == self.last_modified
 
 
-def is_strong(head: Head) -> bool:
-    """Whether a response's validator is another for each version of the file, now and later: a strong ETag, or a
-    Last-Modified (RFC 9110 section 8.8.1). Neither is, of a file that may change again within the second of its last
-    change: as of the Date it must be a second old (section 8.8.2.2), for many an ETag is made of that time, too."""
+def settles_in(head: Head) -> float | None:
+    """Seconds until a response's validator stands for just one version of the file, now and later (RFC 9110 section
+    8.8.1); None: it never does.
+
+    A strong ETag does. A Last-Modified does, and an ETag that is made of it, as nginx makes it, once its second is over
+    (section 8.8.2.2): until then the file may change again, and keep them.
+    """
     etag, modified = head.validator
     if etag is not None and not etag.startswith('"'):
-        return False
-    age = _seconds(head.headers.get("date")) - _seconds(modified)
-    return age >= 1 or (etag is not None and (modified is None or math.isnan(age)))
+        return None
+    changed, now = _seconds(modified), _seconds(head.headers.get("date"))
+    if etag is not None and (math.isnan(changed) or not etag.startswith(f'"{int(changed):x}-')):
+        return 0.0
+    wait = max(0.0, changed + 1 - now)
+    return None if math.isnan(changed - now) else wait
 
 
 def _seconds(date: str | None) -> float:

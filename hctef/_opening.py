@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable
 
 from hctef._disk import DiskCache, holds, open_cache
@@ -17,9 +18,9 @@ from hctef._http import (
     Part,
     check_version,
     check_whole,
-    is_strong,
     parse_part,
     range_header,
+    settles_in,
     status_error,
     suffix_header,
 )
@@ -180,10 +181,11 @@ class Opening:
     def _kept(self, head: Head, size: int) -> PlanGen[DiskCache | None]:
         """What is on disk of the version that was opened, and will be put there."""
         url, directory = self._requester.url, self._options.cache_path
-        if not directory or url is None or self._options.validate != "strict" or not is_strong(head):
+        if not directory or url is None or self._options.validate != "strict" or (wait := settles_in(head)) is None:
             return None
+        since = time.monotonic() + wait
         disk: DiskCache | None = yield Disk(
-            functools.partial(open_cache, directory, cache_name(url), head.validator, size)
+            functools.partial(open_cache, directory, cache_name(url), head.validator, size, since)
         )
         return disk
 

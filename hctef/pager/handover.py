@@ -137,6 +137,7 @@ def _message(planner: Planner, arena: FaultingArena) -> wire.Message:
     assert requester.url is not None  # the file is open
     message = wire.pack_source(requester.url, requester.target, planner.options)
     message |= {"base": mapping.base, "size": planner.size, "hidden": requester.size_hidden, "hint": requester.hint}
+    message["since"] = planner.disk.since if planner.disk is not None else 0.0  # by a clock that all processes have
     if planner.disk is None:
         message["cache_dir"] = ""
     return message | {"validator": wire.pack_validator(requester.validator), "line": planner.link.known}

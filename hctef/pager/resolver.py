@@ -75,7 +75,7 @@ class Resolver:
         self.planner = Planner(url.request, options, lambda _: self.arena, lambda _: self.pages)
         self.planner.requester.adopt(url, target, Validator(**message["validator"]), self.size, message["hidden"])
         self.planner.use_link(link)
-        self.planner.begin(self.size, self._disk(url))
+        self.planner.begin(self.size, self._disk(url, message["since"]))
         transport = Urllib3Transport(options)
         transport.host((target or url).request)  # what is known of the server counts from the first request on
         self.driver = _Driver(self.planner, transport)
@@ -98,10 +98,10 @@ class Resolver:
                 self.planner.took(ByteRange(start, min(stop, self.size)))
         self.show()
 
-    def _disk(self, url: Url) -> DiskCache | None:
+    def _disk(self, url: Url, since: float) -> DiskCache | None:
         """What is kept of the file on disk, where the client has that too."""
-        directory, requester = self.planner.options.cache_path, self.planner.requester
-        return open_cache(directory, cache_name(url), requester.validator, self.size) if directory else None
+        directory, validator = self.planner.options.cache_path, self.planner.requester.validator
+        return open_cache(directory, cache_name(url), validator, self.size, since) if directory else None
 
     # faults
 
