@@ -235,7 +235,7 @@ class Planner(Streaming):
                 return
             if self.disk is not None and (yield from self._load_stored(missing)):
                 continue
-            claims = self._claim(self._unclaimed(missing), urgent=True)
+            claims = self._claim(self._unclaimed(missing), urgent=True, awaited=True)
             if claims:
                 yield FetchPlan(claims=claims)
                 self._raise_first(claims)
@@ -336,7 +336,9 @@ class Planner(Streaming):
         claims = tuple(self.cache.claim(piece) for piece in pieces)
         for claim in claims:
             claim.urgent, claim.awaited = urgent, urgent or awaited
-        connections = min(self.options.max_connections, 1 + self.policy.at_once)
+        connections = self.options.max_connections
+        if awaited:  # over a near line few bring it sooner; a reader's block comes claim by claim there
+            connections = min(connections, 1 + self.policy.at_once)
         if (urgent or awaited) and len(claims) > connections:
             Batch(claims, connections)
         return claims
