@@ -142,7 +142,8 @@ class Planner(Streaming):
                 urgent += self._claim(self._gaps.unclaimed(start, first))
         for offset in advice.traps:
             page = offset - offset % PAGE
-            if not self.pages.resident(page, page + 1):
+            wanting = page < wanted.stop and wanted.start < page + PAGE  # who waits for it touches it no more
+            if not wanting and not self.pages.resident(page, page + 1):
                 self.arena.watch(page)
                 odd = self._traps.arm(page)
                 if odd is not None:

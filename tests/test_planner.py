@@ -682,3 +682,16 @@ def test_a_part_of_a_page_is_of_no_use_once_its_page_was_brought() -> None:
     loop.start(planner.read(page, page + PAGE))
     loop.run()
     assert planner.arena.bytes[page : page + PAGE] == DATA[page : page + PAGE]
+
+
+def test_no_trap_is_laid_for_who_is_caught_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By fault, the page that a thread is blocked at would be withheld from it when it comes."""
+    planner = Planner("http://host/f", Options(), AnonymousArena)
+    planner.begin(SIZE)
+    advice = Advice(ByteRange(PAGE, 4 * PAGE), (), (PAGE, 3 * PAGE))
+    monkeypatch.setattr(Policy, "access", lambda *_, **__: advice)
+    generator = planner.demand(PAGE + 5)
+    next(generator)
+    assert not planner._traps.touches(PAGE, 2 * PAGE)
+    assert planner._traps.touches(3 * PAGE, 4 * PAGE)
+    generator.close()
