@@ -11,8 +11,8 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import AsyncGenerator, Coroutine
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from hctef._http import Head
@@ -24,6 +24,9 @@ from hctef._storing import Cancelled
 
 COPY_BYTES = 1024 * 1024
 """Copied at once: about a tenth of a millisecond in which the loop does nothing else."""
+
+DISK_THREADS = 4
+"""That read and write `cache_dir`."""
 
 BREATH = 0.001
 """Seconds after which a task that was never made to wait lets others run."""
@@ -75,6 +78,7 @@ class AsyncDriver:
         self._carried: set[Claim] = set()
         self._active: set[AsyncExchange] = set()
         self._sending: set[asyncio.Future[Head]] = set()
+        self._threads: ThreadPoolExecutor | None = None
 
     def check_loop(self) -> None:
         """Raises RuntimeError: this is not the loop that the file was opened in."""
@@ -216,7 +220,7 @@ class AsyncDriver:
             case Disk():
                 # A copy: who is cancelled goes on, and gives the memory back, while the thread writes.
                 own = () if step.data is None else (bytes(step.data),)
-                return await asyncio.to_thread(step.function, *own)
+                return await self._in_thread(functools.partial(step.function, *own))
             case FetchPlan():
                 await self._fetch(step, watch)
             case Send():
@@ -237,6 +241,17 @@ class AsyncDriver:
                 value = step.function()
                 return await value if inspect.isawaitable(value) else value
         return None
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        """Call what waits for a disk. In threads of this driver's own: in all of the loop's there may be
+        readers, who wait for what is stored here."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(DISK_THREADS, "hctef-disk")
+        try:
+            called = self._loop.run_in_executor(self._threads, function)
+        except RuntimeError:  # no thread can be had, or the driver was closed
+            return function()
+        return await called
 
     async def _send(self, step: Send, exchange: AsyncExchange) -> Head:
         if self._closing.is_set():
@@ -326,6 +341,8 @@ class AsyncDriver:
         try:
             await self.stop_transfers()
         finally:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
             await self.transport.close()
 
     async def stop_transfers(self) -> None:

@@ -240,6 +240,8 @@ class Delivery(Storing):
             yield from self.requester.fetch(claim.start, stop, self.arena_sink(least), commit, lane, patient=patient)
         if coming and tail is not None:
             yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
+            if claim.cancelled or self.closed:  # another arena, perhaps
+                raise Cancelled
             remnant, self._remnant = self._remnant, ByteRange(0, 0)
             if remnant != ByteRange(stop, claim.stop):
                 start, stop = stop, claim.stop

@@ -32,7 +32,7 @@ from hctef._arena import Buffer
 from hctef._http import Validator
 from hctef._memory import high
 from hctef._pages import PageTable, resident_runs
-from hctef._ranges import PAGE
+from hctef._ranges import PAGE, ByteRange, coalesce
 
 log = logging.getLogger("hctef")
 
@@ -58,7 +58,8 @@ class DiskCache:
             os.ftruncate(data, size)
         for begin, end in _marked(index, self.pages.count):
             self.pages.mark(begin * PAGE, min(size, end * PAGE))
-        weakref.finalize(self, _close, data, index)  # after the last call that uses them has ended
+        ending = weakref.finalize(self, _close, data, index)  # after the last call that uses them has ended
+        ending.atexit = False  # threads still write then, and the numbers may be other files' by that time
 
     def store(self, start: int, data: Buffer) -> bool:
         """Write whole pages of the file, which begin at `start`. Returns whether they are there now."""
@@ -76,17 +77,26 @@ class DiskCache:
             return False
         return True
 
-    def load(self, start: int, stop: int) -> bytes | None:
-        """Read whole pages of the file. None: they are not there as they were stored."""
+    def load(self, start: int, stop: int) -> tuple[bytes, list[ByteRange]]:
+        """Read whole pages of the file: those from `start` on that are there as they were stored, and which of all
+        are not."""
         first, count = start // PAGE, -(-(stop - start) // PAGE)
         try:
             data = os.pread(self._data, stop - start, start)
             sums = os.pread(self._index, 4 * count, self._sums + 4 * first)
         except OSError as error:
             log.warning("cache_dir cannot be read, what it had is fetched anew: %s", error)
-            return None
-        right = len(data) == stop - start and sums == struct.pack(f"<{count}I", *_sums(memoryview(data)))
-        return data if right else None
+            return b"", [ByteRange(start, stop)]
+        if len(data) < stop - start:
+            data = data[: len(data) - len(data) % PAGE]
+        found = _sums(memoryview(data))
+        if len(data) == stop - start and sums == struct.pack(f"<{count}I", *found):
+            return data, []
+        stored = struct.unpack_from(f"<{len(sums) // 4}I", sums)
+        right = [ours == theirs for ours, theirs in zip(found, stored, strict=False)]
+        pages = [page for page in range(count) if page >= len(right) or not right[page]]
+        wrong = coalesce((start + page * PAGE, min(stop, start + (page + 1) * PAGE)) for page in pages)
+        return data[: wrong[0].start - start], wrong
 
 
 class Keeper:
@@ -119,19 +129,22 @@ class Keeper:
         self._at = stop
 
 
-def open_cache(directory: str, name: str, validator: Validator, size: int, since: float) -> DiskCache | None:
-    """What there is of a version of a file, or room for it; None where that cannot be had. Other versions of it are
-    removed. `name`: see `cache_name`. `since`: from when on, by `time.monotonic`, what comes is of just that version
-    (`settles_in`): only that is stored."""
-    version = hashlib.sha256(repr((_FORMAT, PAGE, size, *validator)).encode()).hexdigest()[:32]
+def open_cache(
+    directory: str, name: str, validator: Validator, size: int, since: float, *, newest: bool = False
+) -> DiskCache | None:
+    """What there is of a version of a file, or room for it; None where that cannot be had. `name`: see `cache_name`.
+    `since`: from when on, by `time.monotonic`, what comes is of just that version (`settles_in`): only that is stored.
+    `newest`: the server has just said that this is its version: others are removed."""
+    told = validator.etag or validator.last_modified  # as `Validator.agrees` has it
+    version = hashlib.sha256(repr((_FORMAT, PAGE, size, told)).encode()).hexdigest()[:32]
     folder = Path(directory) / name
     opened: list[int] = []
     try:
         for each in (folder.parent, folder):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process removes them, too
-            for old in folder.iterdir():
-                if old.stem != version:
+        for old in list(folder.iterdir()) if newest else ():
+            if old.stem != version:
+                with contextlib.suppress(OSError):  # another process removes it, too, or it is what NFS keeps for one
                     old.unlink()
         opened.append(_open(folder / f"{version}.data"))
         opened.append(_open(folder / f"{version}.index"))

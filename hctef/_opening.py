@@ -159,7 +159,7 @@ class Opening:
         start, stop = part.extent
         lane, commit = self._lane, planner.keep_tail(self._lane, start, stop)
         if came is not None:
-            yield Fill(start, came)
+            yield from planner.arena_sink().store(start, came)
             commit(stop)
             planner.give_back(lane.claim)
             yield from self._rest()
@@ -185,7 +185,7 @@ class Opening:
             return None
         since = time.monotonic() + wait
         disk: DiskCache | None = yield Disk(
-            functools.partial(open_cache, directory, cache_name(url), head.validator, size, since)
+            functools.partial(open_cache, directory, cache_name(url), head.validator, size, since, newest=True)
         )
         return disk
 

@@ -211,6 +211,8 @@ def _folder(given: Any) -> str:
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
     if not isinstance(path, str):
         raise TypeError(f"cache_dir must be a str or a path, not {_kind(given)}")
+    if "\0" in path:
+        raise ValueError("cache_dir holds a NUL, which no path does")
     return path and os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # '' is to stay so
 
 

@@ -91,6 +91,9 @@ class Planner(Streaming):
             if self.pages.resident(*wanted):
                 self.stats.hits += 1
                 return
+            if self.pager is not None:  # meanwhile
+                self.stats.misses += 1
+                return
         began = self.clock()
         urgent, behind = self._consult(wanted, began)
         if self.pages.resident(*wanted):  # a trap
@@ -262,11 +265,12 @@ class Planner(Streaming):
             end = wanted[-1].stop
             watch.expect((start, min(stop, end)) for start, stop in coalesce(ranges) if start < end)
         missing = self._missing(wanted)
+        if wait and self.disk is not None and self.pager is None:
+            yield from self._load_stored(missing)
+            missing = self._missing(wanted)
         if self.pager is not None:
             asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0
             return asked
-        if wait and self.disk is not None:
-            yield from self._load_stored(missing)
         claims = self._claim(self._unclaimed(missing), awaited=wait)
         count = sum(claim.stop - claim.start for claim in claims)
         if not wait:

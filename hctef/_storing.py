@@ -109,31 +109,37 @@ class Storing(Wishing):
     # from the disk
 
     def _load(self, claim: Claim) -> PlanGen[None]:
-        """Bring a claim's bytes from the disk. What is not there as it was stored is left: whoever wants it asks the
-        network then."""
+        """Bring a claim's bytes from the disk, up to what is not there as it was stored: whoever wants that asks the
+        network, and for the rest again."""
         disk, tail, at = self.disk, self._tail, claim.start
         if self._asked(claim) < claim.stop and tail is not None and tail.open:
             yield Wait(tail.wait_for(tail.start + 1))  # what comes of its first page would be taken for a remnant later
         self._drop_remnant(claim)
         while disk is not None and at < claim.stop:
             stop = min(claim.stop, at + LOADED)
-            data: bytes | None = yield Disk(functools.partial(disk.load, at, stop))
-            if data is None:
-                self._forget_stored(at, claim.stop)
+            data: bytes
+            data, wrong = yield Disk(functools.partial(disk.load, at, stop))
+            if data:
+                yield Fill(at, data)
+                self.stats.bytes_loaded += len(data)
+                at += len(data)
+                self._commit(claim, at)
+            if wrong:
+                self._forget_stored(wrong)
                 return
-            yield Fill(at, data)
-            self.stats.bytes_loaded += stop - at
-            self._commit(claim, stop)
-            at = stop
 
-    def _forget_stored(self, start: int, stop: int) -> None:
+    def _forget_stored(self, wrong: Iterable[ByteRange]) -> None:
         """What is on disk of these pages is of no use."""
-        for table in {self.local, self.disk.pages} if self.disk is not None else ():
-            for run in list(table.runs(start, stop)):
-                table.clear(*run)
-        for run in self.pages.runs(start, stop):
-            if self.local is not self.pages:
-                self.local.mark(*run)
+        disk = self.disk
+        if disk is None:
+            return
+        for extent in wrong:
+            for table in {self.local, disk.pages}:
+                for run in list(table.runs(*extent)):
+                    table.clear(*run)
+            if self.pager is None:
+                for run in self.pages.runs(*extent):
+                    self.local.mark(*run)
 
     def _stored(self, missing: Iterable[ByteRange]) -> tuple[Claim, ...]:
         """Claim what of absent runs is on disk, and nobody brings yet."""
@@ -147,17 +153,20 @@ class Storing(Wishing):
         """What is absent of a range, and of so many bytes from its start on as are read from the disk at once."""
         start = wanted.start - wanted.start % PAGE
         at, length = self._last_load
-        length = min(2 * length, LOAD_MOST, self.window) if at == start else LOAD_LEAST
+        length = min(2 * length if at == start else LOAD_LEAST, LOAD_MOST, self.window)
         stop = min(self.size, max(wanted.stop, start + length))
         self._last_load = (stop, length)
         return self.pages.missing(start, stop)
 
     def _load_stored(self, missing: Iterable[ByteRange]) -> PlanGen[bool]:
         """Have what is on disk of absent runs in memory. Returns whether there was something that nobody brought."""
-        claims = self._stored(missing)
-        yield from self._one_by_one(claims, ())
-        self._raise_first(claims)
-        return bool(claims)
+        found = False
+        while self.pager is None and (claims := self._stored(missing)):
+            found = True
+            yield from self._one_by_one(claims, ())
+            self._raise_first(claims)
+            missing = [ByteRange(claim.at, claim.stop) for claim in claims if claim.at < claim.stop]  # behind a flaw
+        return found
 
     def _stored_bytes(self, disk: DiskCache, at: int, stop: int) -> PlanGen[bytes]:
         """Bytes from `at` on, straight from the disk; none where they are not there."""
@@ -165,12 +174,12 @@ class Storing(Wishing):
         first, last = align(at, end, self.size)
         if end <= at:
             return b""
-        pages: bytes | None = yield Disk(functools.partial(disk.load, first, last))
-        if pages is None:
-            self._forget_stored(first, last)
-            return b""
-        self.stats.bytes_loaded += end - at
-        return pages[at - first : end - first]
+        pages: bytes
+        pages, wrong = yield Disk(functools.partial(disk.load, first, last))
+        self._forget_stored(wrong)
+        found = pages[at - first : end - first]
+        self.stats.bytes_loaded += len(found)
+        return found
 
     def _unclaimed(self, missing: Iterable[ByteRange]) -> list[ByteRange]:
         """What of absent runs is to be asked of the network, and nobody does yet."""

@@ -79,22 +79,33 @@ def parse_url(url: object) -> Url:
     return Url(request, authorization, (scheme, host.lower(), port or (443 if scheme == "https" else 80)), safe)
 
 
-_SIGNED = ("x-amz-", "x-goog-")
-"""What names begin with that belong to a signature: of S3, of Google Cloud."""
-_SIGNING = (
-    *("signature", "expires", "key-pair-id", "policy", "awsaccesskeyid", "googleaccessid"),  # CloudFront, and before
-    *("sig", "se", "sp", "sr", "st", "sv", "spr", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv"),  # Azure
-)
-"""Those that belong to a `Signature` or `sig`."""
+_SIGNATURES = {
+    r"x-amz-signature=": ("x-amz-",),  # S3
+    r"x-goog-signature=": ("x-goog-",),  # Google Cloud
+    r"awsaccesskeyid=": ("awsaccesskeyid=", "signature=", "expires="),  # S3, before
+    r"googleaccessid=": ("googleaccessid=", "signature=", "expires="),  # Google Cloud, before
+    r"key-pair-id=": ("key-pair-id=", "signature=", "expires=", "policy=", "hash-algorithm="),  # CloudFront
+    r"sv=[0-9]{4}-[0-9]{2}-[0-9]{2}$": (  # Azure
+        *("sig=", "se=", "sp=", "sr=", "st=", "sv=", "ss=", "srt=", "spr=", "sip="),
+        *("skoid=", "sktid=", "skt=", "ske=", "sks=", "skv="),
+    ),
+}
+"""How known services sign: the part of a query that shows it, and how the parts begin that belong to it. Where the
+first is not there, the same names may be what chooses the file."""
 
 
 def cache_name(url: Url) -> str:
     """What a file is called in a cache: a hash of its URL, without userinfo and, where it is signed as known services
     do it, without what differs each time that it is signed."""
     scheme, netloc, path, query, _ = urlsplit(url.request)
-    parts = [(part.partition("=")[0].lower(), part) for part in query.split("&")]
-    signing = _SIGNING if any(name in {"signature", "sig"} for name, _ in parts) else ()
-    query = "&".join(part for name, part in parts if name not in signing and not name.startswith(_SIGNED))
+    parts = query.split("&")
+    signing = tuple(
+        name
+        for mark, names in _SIGNATURES.items()
+        if any(re.match(mark, part, re.IGNORECASE) for part in parts)
+        for name in names
+    )
+    query = "&".join(part for part in parts if not part.lower().startswith(signing))
     return hashlib.sha256(urlunsplit((scheme, netloc.lower(), path, query, "")).encode()).hexdigest()[:32]
 
 

@@ -15,8 +15,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hctef
-from hctef._disk import Keeper
+from hctef._disk import DiskCache, Keeper
 from hctef._http import Head, settles_in
 from hctef._ranges import PAGE
 from hctef._urls import cache_name, parse_url
 from tests.helpers import descriptors, needs_address_space, pattern, run_clean, wait_until
 from tests.nginx_server import NginxServer
-from tests.range_server import RangeServer, cut, times
+from tests.range_server import RangeServer, after, cut, hide_total, slow, times, trickle
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 3 * MIB + 1234
@@ -224,8 +226,6 @@ def test_the_ways_of_a_page_table_and_threads(nginx: NginxServer, folder: Path) 
 
 
 def _together(function: Callable[[int], None], count: int) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(function, range(count)))
 
@@ -242,6 +242,15 @@ def test_another_version_has_other_files(range_server: RangeServer, folder: Path
     assert read_all(url, folder) == newer
     assert len(before) == len(kept(folder)) == 2
     assert not {*before} & {*kept(folder)}
+
+
+def test_nodes_that_agree_on_the_etag_alone(range_server: RangeServer, folder: Path) -> None:
+    url = range_server.add("f", DATA)
+    assert read_all(url, folder) == DATA
+    range_server.add("f", DATA, last_modified=DAY.format(5))
+    range_server.forget()
+    assert read_all(url, folder) == DATA
+    assert range_server.bytes_sent <= FIRST
 
 
 def test_a_version_that_another_process_still_reads(range_server: RangeServer, folder: Path) -> None:
@@ -409,6 +418,18 @@ def test_nothing_wrong_is_believed(
     assert range_server.bytes_sent <= FIRST
 
 
+@pytest.mark.parametrize("at", [MIB, MIB + 100_000, SIZE - 1])
+def test_a_flaw_costs_its_page(range_server: RangeServer, folder: Path, at: int) -> None:
+    url = range_server.add("f", DATA)
+    assert read_all(url, folder) == DATA
+    with kept(folder, "data")[0].open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([DATA[at] ^ 1]))
+    range_server.forget()
+    assert read_all(url, folder) == DATA
+    assert range_server.bytes_sent <= FIRST + PAGE
+
+
 def test_a_body_that_was_cut(range_server: RangeServer, folder: Path) -> None:
     url = range_server.add("f", DATA)
     range_server.behave("f", times(5, cut(100_001)))
@@ -465,7 +486,106 @@ def test_a_link_is_not_followed(
     assert precious.read_bytes() == b"precious"
 
 
+def test_what_cannot_be_removed(range_server: RangeServer, folder: Path) -> None:
+    """As what NFS keeps of a file that is removed and still open."""
+    url = range_server.add("f", DATA)
+    assert read_all(url, folder) == DATA
+    (kept(folder)[0].parent / ".nfs0001").mkdir()
+    range_server.forget()
+    assert read_all(url, folder) == DATA
+    assert range_server.bytes_sent <= FIRST
+
+
+def test_a_size_that_is_hidden(range_server: RangeServer, folder: Path) -> None:
+    """What came before it was known is kept, too."""
+    url = range_server.add("f", DATA)
+    range_server.behave("f", hide_total)
+    with hctef.HttpFile(url, cache_dir=folder, prefetch_bytes=64 * KIB) as file:
+        assert file.read() == DATA
+        asked = range_server.bytes_sent
+        file.buffer.evict(0, SIZE)
+        file.seek(0)
+        assert file.read() == DATA
+    assert range_server.bytes_sent <= asked + PAGE
+    range_server.forget()
+    assert read_all(url, folder) == DATA
+    assert range_server.bytes_sent <= 2 * FIRST + PAGE
+
+
+@pytest.mark.skipif(not hctef.paging_support(), reason="exports fill")
+@pytest.mark.parametrize("way", ["read", "prefetch", "view"])
+def test_a_view_is_exported_while_another_thread_reads_the_disk(
+    nginx: NginxServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(DATA)
+    os.utime(path, (1e9, 1e9))
+    url, length = nginx.add("disk-handover", path), 400_000
+    with hctef.HttpFile(url, cache_dir=folder, prefetch_bytes=0, readahead="off") as file:
+        file.read(64 * KIB)
+    begun, go, load = threading.Event(), threading.Event(), DiskCache.load
+
+    def held(disk: DiskCache, start: int, stop: int) -> Any:
+        begun.set()
+        assert go.wait(20)
+        return load(disk, start, stop)
+
+    with hctef.RemoteBuffer(url, cache_dir=folder, prefetch_bytes=0, paging="fault") as buf:
+
+        def read() -> bytes:
+            if way == "prefetch":
+                buf.prefetch([(0, length)])
+            return bytes(buf.view(0, length)) if way == "view" else buf[:length]
+
+        monkeypatch.setattr(DiskCache, "load", held)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read)
+            assert begun.wait(20)
+            whole = memoryview(buf)
+            go.set()
+            assert reading.result(20) == DATA[:length]
+        whole.release()
+
+
+@pytest.mark.skipif(not hctef.paging_support(), reason="exports fill")
+def test_the_pager_leaves_a_newer_version_alone(nginx: NginxServer, folder: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(DATA)
+    os.utime(old, (1e9, 1e9))
+    new.write_bytes(pattern(SIZE, seed=5))
+    os.utime(new, (1.1e9, 1.1e9))
+    url = nginx.add("disk-newer", old)
+    with hctef.RemoteBuffer(url, cache_dir=folder, paging="fault") as buf:
+        nginx.add("disk-newer", new)
+        assert read_all(url, folder) == new.read_bytes()
+        memoryview(buf).release()
+    with hctef.HttpFile(url, cache_dir=folder) as file:
+        assert file.read() == new.read_bytes()
+        assert file.stats.bytes_fetched <= FIRST
+
+
 # processes
+
+
+def test_a_process_that_ends_while_it_stores(range_server: RangeServer, folder: Path, tmp_path: Path) -> None:
+    """What others open at its end has the numbers of no files that are still written to."""
+    url = range_server.add("f", DATA)
+    range_server.behave("f", after(1, trickle(2e6)))
+    program = f"""
+        import atexit, os, time
+        def late():
+            for number in range(4):
+                os.open({str(tmp_path)!r} + f"/late{{number}}", os.O_RDWR | os.O_CREAT)
+            time.sleep(0.4)
+        atexit.register(late)
+        import hctef
+        file = hctef.HttpFile({url!r}, cache_dir={str(folder)!r}, prefetch_bytes=0)
+        file.prefetch([(0, {SIZE})], wait=False)
+        time.sleep(0.2)
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
+    assert [path.stat().st_size for path in sorted(tmp_path.glob("late*"))] == [0] * 4
+
 
 READER = """
 import random, sys
@@ -606,6 +726,24 @@ def test_a_file_that_is_closed_meanwhile(range_server: RangeServer, folder: Path
     assert read_all(url, folder) == DATA
 
 
+def test_readers_in_all_threads_of_the_loop(range_server: RangeServer, folder: Path) -> None:
+    """They wait for what a task brings, which is stored by a thread that none of them has."""
+    url = range_server.add("f", DATA)
+
+    async def main() -> None:
+        async with hctef.AsyncRemoteBuffer(url, cache_dir=folder, prefetch_bytes=0, readahead="off") as buf:
+            range_server.behave("f", slow(0.3))
+            sync = buf.sync
+            task = asyncio.create_task(buf.load(MIB, MIB + 100_000))
+            await asyncio.sleep(0.1)
+            readers = [asyncio.to_thread(lambda: sync[MIB : MIB + 100_000]) for _ in range(40)]
+            async with asyncio.timeout(20):
+                assert {*await asyncio.gather(*readers)} == {DATA[MIB : MIB + 100_000]}
+            del task
+
+    run_clean(main)
+
+
 # names and options
 
 
@@ -632,9 +770,11 @@ def test_names_of_urls() -> None:
     assert name("https://host:444/a/b.bin") != plain
     signed = "https://host/a/b.bin?versionId=7&X-Amz-Date={0}&X-Amz-Signature={0}&X-Amz-Credential=k%2F{0}"
     assert name(signed.format(1)) == name(signed.format(2)) == name("https://host/a/b.bin?versionId=7")
-    azure = "https://host/a/b.bin?sv=2020&se={0}&sr=b&sp=r&sig={0}"
+    azure = "https://host/a/b.bin?sv=2020-08-04&se={0}&sr=b&sp=r&sig={0}"
     assert name(azure.format(1)) == name(azure.format(2)) == plain
     assert name("https://host/a/b.bin?se=1") != name("https://host/a/b.bin?se=2")  # nothing is signed
+    assert name("https://host/get?st=1&sig=a") != name("https://host/get?st=2&sig=b")  # no service's that is known
+    assert name("https://host/get?policy=1&signature=a") != name("https://host/get?policy=2&signature=a")
     front = "https://host/a/b.bin?Expires={0}&Signature={0}&Key-Pair-Id=K"
     assert name(front.format(1)) == name(front.format(2)) == plain
 
@@ -666,6 +806,11 @@ def test_a_path_that_begins_at_home(range_server: RangeServer, tmp_path: Path, m
 def test_what_is_no_path(wrong: Any) -> None:
     with pytest.raises(TypeError, match="cache_dir must be a str or a path"):
         hctef.HttpFile("http://127.0.0.1:9/f", cache_dir=wrong)
+
+
+def test_a_path_with_a_nul() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        hctef.HttpFile("http://127.0.0.1:9/f", cache_dir="a\0b")
 
 
 # pure
