@@ -119,6 +119,7 @@ class Delivery(Storing):
         claim, own = lane.claim, 0
         yield from self._slots.acquire(claim)
         try:
+            lane.keeps = self._stores
             if pipelined and claim.batch is not None:
                 lane.waiting.extend(self._others(claim, claim.batch))
             elif pipelined and claim.urgent and self._takes_along:
@@ -148,7 +149,7 @@ class Delivery(Storing):
         False: nothing has."""
         claims = lane.claims
         whole = itertools.takewhile(lambda claim: claim.asked == claim.stop, claims)
-        put, stored = self._filling()
+        put, stored = self._filling(lane)
         count: int = yield Collect((ByteRange(claim.start, claim.stop) for claim in whole), put)
         if self.disk is not None:
             for extent in stored:
@@ -226,7 +227,7 @@ class Delivery(Storing):
         if not coming:
             self._drop_remnant(claim)
         page = stop - stop % PAGE
-        keep = self._keeping() if stop < claim.stop else None  # a page that comes in two parts
+        keep = self._keeping() if stop < claim.stop and self._first_kept else None  # a page that comes in two parts
         whole = not coming and keep is None
 
         def commit(at: int) -> None:
@@ -279,6 +280,7 @@ class Delivery(Storing):
 
         The leading part of a page is kept aside as the remnant: who fetches that page asks for what is before it only.
         """
+        self._first_kept = self._stores
         first = min(stop, -(-start // PAGE) * PAGE)
         claim = self._tail = lane.claim = self.cache.claim(ByteRange(first, stop))
         claim.started = claim.sending = True
@@ -297,6 +299,7 @@ class Delivery(Storing):
         """Have the bytes of a lane's claim brought beside the reader who made it, on the connection that he has begun
         with."""
         yield from self._slots.acquire(lane.claim)
+        lane.keeps = self._stores
 
         def bring() -> PlanGen[None]:
             try:

@@ -22,7 +22,6 @@ import mmap
 import os
 import stat
 import struct
-import time
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -47,8 +46,10 @@ class DiskCache:
     belongs to the file's lock."""
 
     def __init__(self, data: int, index: int, size: int, since: float) -> None:
-        """Takes over two descriptors. `since`: see `open_cache`. Raises OSError."""
-        self._data, self._index, self.since = data, index, since
+        """Takes over two descriptors. Raises OSError."""
+        self._data, self._index = data, index
+        self.since = since
+        """See `open_cache`."""
         self.broken = False
         """Nothing more can be stored."""
         self.pages = PageTable(size)
@@ -63,7 +64,7 @@ class DiskCache:
 
     def store(self, start: int, data: Buffer) -> bool:
         """Write whole pages of the file, which begin at `start`. Returns whether they are there now."""
-        if self.broken or time.monotonic() < self.since:
+        if self.broken:
             return False
         first, view = start // PAGE, memoryview(data)
         sums = _sums(view)
@@ -133,8 +134,8 @@ def open_cache(
     directory: str, name: str, validator: Validator, size: int, since: float, *, newest: bool = False
 ) -> DiskCache | None:
     """What there is of a version of a file, or room for it; None where that cannot be had. `name`: see `cache_name`.
-    `since`: from when on, by `time.monotonic`, what comes is of just that version (`settles_in`): only that is stored.
-    `newest`: the server has just said that this is its version: others are removed."""
+    `since`: from when on, by the planner's clock, what is asked for is of just that version (`settles_in`): only that
+    is to be stored. `newest`: the server has just said that this is its version: others are removed."""
     told = validator.etag or validator.last_modified  # as `Validator.agrees` has it
     version = hashlib.sha256(repr((_FORMAT, PAGE, size, told)).encode()).hexdigest()[:32]
     folder = Path(directory) / name

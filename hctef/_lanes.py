@@ -29,7 +29,7 @@ connection has enough to send for two."""
 class Lane:
     """One transfer's claims: the one under way, and those that wait behind it."""
 
-    __slots__ = ("_done", "_looked", "claim", "fresh", "like", "long", "open", "rank", "waiting")
+    __slots__ = ("_done", "_looked", "claim", "fresh", "keeps", "like", "long", "open", "rank", "waiting")
 
     def __init__(self, claim: Claim, *, long: bool = False) -> None:
         self.claim = claim
@@ -43,6 +43,8 @@ class Lane:
         """Makes a request as the one under way was made."""
         self.open = False
         """Whether requests may be sent behind the response under way."""
+        self.keeps = False
+        """Whether what comes is to be stored on disk, too."""
         self.fresh = False
         """Whether a claim joined that was not asked for yet."""
         self._done = 0  # bytes of the claims that are over

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable
 
 from hctef._disk import DiskCache, holds, open_cache
@@ -183,7 +182,7 @@ class Opening:
         url, directory = self._requester.url, self._options.cache_path
         if not directory or url is None or self._options.validate != "strict" or (wait := settles_in(head)) is None:
             return None
-        since = time.monotonic() + wait
+        since = self._planner.clock() + wait
         disk: DiskCache | None = yield Disk(
             functools.partial(open_cache, directory, cache_name(url), head.validator, size, since, newest=True)
         )

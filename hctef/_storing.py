@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from hctef._arena import Buffer
 from hctef._disk import DiskCache, Keeper
 from hctef._intervals import Claim
+from hctef._lanes import Lane
 from hctef._ranges import PAGE, ByteRange, align
 from hctef._steps import Disk, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import PIECE
@@ -78,10 +79,16 @@ class Storing(Wishing):
 
     # to the disk
 
-    def _keeping(self) -> Callable[[int, Buffer], PlanGen[None]] | None:
-        """Stores what comes of one transfer, in order, on disk; None: it is not to."""
+    @property
+    def _stores(self) -> bool:
+        """Whether what is asked for from now on is to be stored on disk."""
         disk = self.disk
-        if disk is None or disk.broken:
+        return disk is not None and not disk.broken and self.clock() >= disk.since
+
+    def _keeping(self) -> Callable[[int, Buffer], PlanGen[None]] | None:
+        """Stores what comes of one transfer that was not begun yet, in order, on disk; None: it is not to."""
+        disk = self.disk
+        if disk is None or not self._stores:
             return None
         keeper = Keeper(self.size)
 
@@ -92,11 +99,11 @@ class Storing(Wishing):
 
         return keep
 
-    def _filling(self) -> tuple[Callable[[int, memoryview], object], list[ByteRange]]:
-        """The same for whole claims that came together: what puts their bytes where they belong, and a list of those
-        that it has stored on disk, too."""
+    def _filling(self, lane: Lane) -> tuple[Callable[[int, memoryview], object], list[ByteRange]]:
+        """The same for a lane's whole claims that came together: what puts their bytes where they belong, and a list of
+        those that it has stored on disk, too."""
         fill, disk, stored = self.arena.fill, self.disk, list[ByteRange]()
-        if disk is None:
+        if disk is None or not lane.keeps:
             return fill, stored
 
         def put(start: int, data: memoryview) -> None:

@@ -50,6 +50,7 @@ class Wishing(Residency):
         self._remnant = ByteRange(0, 0)
         self._tail: Claim | None = None
         """The whole pages of the opening's response."""
+        self._first_kept = False  # whether that is stored on disk
         self._tail_start = 0
         """Where that begins: what lies before its first page will be the remnant."""
 

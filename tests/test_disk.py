@@ -34,7 +34,7 @@ from hctef._ranges import PAGE
 from hctef._urls import cache_name, parse_url
 from tests.helpers import descriptors, needs_address_space, pattern, run_clean, wait_until
 from tests.nginx_server import NginxServer
-from tests.range_server import RangeServer, after, cut, hide_total, slow, times, trickle
+from tests.range_server import Gate, RangeServer, after, cut, hide_total, slow, times, trickle
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 3 * MIB + 1234
@@ -242,6 +242,27 @@ def test_another_version_has_other_files(range_server: RangeServer, folder: Path
     assert read_all(url, folder) == newer
     assert len(before) == len(kept(folder)) == 2
     assert not {*before} & {*kept(folder)}
+
+
+def test_what_was_asked_for_too_early(range_server: RangeServer, folder: Path) -> None:
+    """It may be of the version before, however late it comes."""
+    url = range_server.add("f", DATA)
+    with hctef.HttpFile(url, cache_dir=folder, prefetch_bytes=0, readahead="off") as file:
+        disk, gate = file._open().planner.disk, Gate()
+        assert disk is not None
+        disk.since = time.monotonic() + 1000
+        range_server.behave("f", gate)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(file.read, 100_000)
+            gate.wait_for(1)
+            disk.since = 0.0
+            gate.open()
+            assert reading.result(20) == DATA[:100_000]
+        file.seek(MIB)
+        assert file.read(100_000) == DATA[MIB : MIB + 100_000]
+    marks = kept(folder, "index")[0].read_bytes()
+    assert not any(marks[: 100_000 // PAGE])
+    assert all(marks[MIB // PAGE : (MIB + 100_000) // PAGE])
 
 
 def test_nodes_that_agree_on_the_etag_alone(range_server: RangeServer, folder: Path) -> None:
