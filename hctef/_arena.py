@@ -12,13 +12,14 @@ import contextlib
 import mmap
 from typing import Protocol
 
+from hctef._huge import HUGE, huge_pages
 from hctef._memory import anonymous
 from hctef._ranges import PAGE
 
-_DONTNEED_LOCKED, _COLLAPSE = 24, 25
-"""MADV_DONTNEED_LOCKED and MADV_COLLAPSE, which the mmap module does not have."""
-HUGE = 2 * 1024 * 1024
-"""Bytes of a huge page (x86-64, and arm64 with pages of 4 KiB)."""
+_DONTNEED_LOCKED = 24
+"""MADV_DONTNEED_LOCKED, which the mmap module does not have."""
+EXPECTED = 16 * 1024 * 1024
+"""Bytes of memory that are taken at the most before what is to be there has come."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -91,19 +92,24 @@ class AnonymousArena:
         """As `watch`."""
 
     def expect(self, start: int, stop: int) -> None:
-        # One fault for 2 MiB instead of 512: filling 256 MiB takes half the time. Never by default: a page that is read
-        # alone would take 2 MiB of memory.
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without them
-                self.bytes.madvise(mmap.MADV_HUGEPAGE, start, stop - start)
+        # Never by default: a page that is read alone would take 2 MiB of memory.
+        for low in range(-(-start // HUGE) * HUGE, min(stop, start + EXPECTED) - HUGE + 1, HUGE):
+            if not huge_pages.populate(self._advise, low):
+                return
 
     def gather(self, start: int, stop: int) -> None:
-        self.expect(start, stop)
         # A fault makes no huge page where small ones are. To fill 4 MiB with one page in each half took 3.6 ms, so 0.8.
         # One by one: a call ends at the first that is empty.
         for low in range(-(-start // HUGE) * HUGE, stop - HUGE + 1, HUGE):
-            with contextlib.suppress(OSError):  # nothing is there yet, or a kernel before Linux 6.1
-                self.bytes.madvise(_COLLAPSE, low, HUGE)
+            if not huge_pages.collapse(self._advise, low):
+                return
+        self.expect(start, stop)
+
+    def _advise(self, advice: int, start: int, length: int) -> bool:
+        with contextlib.suppress(OSError):
+            self.bytes.madvise(advice, start, length)
+            return True
+        return False
 
     def view(self, start: int, stop: int) -> memoryview:
         return memoryview(self.bytes).toreadonly()[start:stop]

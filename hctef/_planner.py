@@ -152,6 +152,10 @@ class Planner(Streaming):
                 if odd is not None:
                     self._spring(odd, odd + PAGE)
         self._wishes.push(advice.behind)
+        if self.options.max_resident_bytes is None:
+            for extent in advice.behind:
+                if extent.length >= HUGE_BYTES:
+                    self.arena.expect(*align(*extent, self.size))
         return urgent, () if urgent and self._takes_along and self._wishes.short else self._pump()
 
     def copy(self, start: int, stop: int, piece: int = 0, watch: Watch | None = None) -> PlanGen[bytes]:
@@ -199,7 +203,6 @@ class Planner(Streaming):
                 window = LONG
                 if not self.pages.resident(start, stop):
                     owned = whole = align(start, stop, self.size)
-                    self.arena.expect(*whole)
                     self._wishes.own(whole)
                     coming = not self.link.near
                     if coming:

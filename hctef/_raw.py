@@ -6,12 +6,9 @@ CPython only, by ctypes, which is imported with this module: it costs as much as
 from __future__ import annotations
 
 import ctypes
-import mmap
-import sys
 from typing import Any
 
-HUGE = 2 * 1024 * 1024
-"""Bytes in a huge page, on x86-64 and with 4 KiB pages on others."""
+from hctef._huge import HUGE, huge_pages
 
 
 class _Buffer(ctypes.Structure):
@@ -41,26 +38,32 @@ def address(owner: object) -> int:
         _release_buffer(view)
 
 
+def _advise(advice: int, start: int, length: int) -> bool:
+    result: int = ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
+    return result == 0
+
+
 class FreshBytes:
     """A bytes object of `size` bytes whose content is put in before anybody else sees it.
 
     The C API allows just that: "unless the object was just created using PyBytes_FromStringAndSize(NULL, size)"
-    (PyBytes_AsString). It lies in huge pages where the system has them: a page fault for each 4 KiB of new memory takes
-    longer than copying them.
+    (PyBytes_AsString). It lies in huge pages where they are had quickly: a page fault for each 4 KiB of new memory
+    takes longer than copying them.
     """
 
     def __init__(self, size: int) -> None:
         self._data: bytes = _new(None, size)
         self._at: int = _address(self._data)
-        first, last = -(-self._at // HUGE) * HUGE, (self._at + size) // HUGE * HUGE
-        if first < last and sys.platform == "linux":
-            arguments = ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE
-            ctypes.CDLL(None).madvise(*arguments)  # advice: nothing depends on it
+        self._tried = -(-self._at // HUGE) * HUGE  # up to where huge pages were asked for
 
     def put(self, offset: int, source: memoryview) -> None:
         """Copy `source` to `offset`, which must fit, without the GIL."""
         if offset < 0 or offset + len(source) > len(self._data):
             raise ValueError(f"{len(source)} bytes do not fit at {offset} of {len(self._data)}")
+        last = min(self._at + offset + len(source) + HUGE, self._at + len(self._data)) // HUGE * HUGE
+        while self._tried < last and huge_pages.populate(_advise, self._tried):
+            self._tried += HUGE
+        self._tried = max(self._tried, last)
         ctypes.memmove(self._at + offset, address(source), len(source))
 
     def take(self) -> bytes:

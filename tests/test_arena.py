@@ -9,13 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from hctef._arena import HUGE, AnonymousArena
+from hctef._arena import AnonymousArena
+from hctef._huge import HUGE, HUGEPAGE, POPULATE_WRITE, HugePages
 from hctef._ranges import PAGE
 from hctef._raw import address
 from tests.helpers import mapped_ranges, pattern
 
 SIZE = 4 * HUGE
 DATA = pattern(SIZE)
+
+
+@pytest.fixture(autouse=True)
+def _however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests, and this machine's hypervisor, have taught of huge pages does not count here."""
+    pages = HugePages()
+    monkeypatch.setattr(pages, "SLOW", 1000.0)
+    monkeypatch.setattr("hctef._arena.huge_pages", pages)
 
 
 def huge_kib(arena: AnonymousArena) -> int:
@@ -37,15 +46,15 @@ def collapses() -> bool:
 
 @pytest.mark.skipif(not collapses(), reason="needs huge pages, and Linux 6.7")
 def test_small_pages_become_huge_ones_with_their_bytes() -> None:
-    """Those of a part that holds some; what is empty takes no memory."""
+    """And what is empty beside them is had in huge ones, too: all of it is to be filled."""
     arena = AnonymousArena(SIZE)
     for page in (3, HUGE // PAGE + 100):
         arena.fill(page * PAGE, DATA[page * PAGE : (page + 1) * PAGE])
     with arena.view(3 * PAGE, 4 * PAGE) as view:
         arena.gather(PAGE, SIZE - PAGE)  # the first and the last part are not in it as a whole
-        assert huge_kib(arena) == HUGE // 1024
-        arena.gather(0, SIZE)
         assert huge_kib(arena) == 2 * HUGE // 1024
+        arena.gather(0, SIZE)
+        assert huge_kib(arena) == 4 * HUGE // 1024
         assert view == DATA[3 * PAGE : 4 * PAGE]
     expected = bytearray(SIZE)
     for page in (3, HUGE // PAGE + 100):
@@ -82,3 +91,58 @@ def test_what_others_read_and_write_meanwhile_is_not_harmed() -> None:
     assert not wrong
     assert arena.bytes[:] == DATA
     arena.close()
+
+
+def _slow(monkeypatch: pytest.MonkeyPatch) -> HugePages:
+    """Huge pages that are all had slowly, and pay until that is known."""
+    pages = HugePages()
+    for name, value in (("pay", True), ("SLOW", 0.0), ("NOTHING", 0.0)):
+        monkeypatch.setattr(pages, name, value)
+    monkeypatch.setattr("hctef._arena.huge_pages", pages)
+    return pages
+
+
+def test_huge_pages_that_are_had_slowly_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a hypervisor has taken the memory: two are enough."""
+    pages, asked = _slow(monkeypatch), list[tuple[int, int]]()
+
+    def advise(_: AnonymousArena, advice: int, start: int, __: int) -> bool:
+        asked.append((advice, start))
+        return True
+
+    monkeypatch.setattr(AnonymousArena, "_advise", advise)
+    arena = AnonymousArena(SIZE)
+    arena.expect(0, SIZE)
+    assert asked == [(HUGEPAGE, 0), (POPULATE_WRITE, 0)]  # the rest of what is expected comes in small ones
+    assert pages.pay
+    arena.gather(0, SIZE)
+    assert not pages.pay
+    asked.clear()
+    arena.expect(0, SIZE)
+    arena.gather(0, SIZE)
+    assert asked == []
+    arena.close()
+
+
+def test_one_huge_page_that_was_had_slowly_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others are had quickly. Where every other one is slow, they do not pay."""
+    pages = _slow(monkeypatch)
+
+    def make(*, slow: bool) -> None:
+        monkeypatch.setattr(pages, "SLOW", 0.0 if slow else 1000.0)
+        assert pages.populate(lambda *_: True, 0) is not slow
+
+    for _ in range(3):
+        make(slow=True)
+        for _ in range(4):
+            make(slow=False)
+    assert pages.pay
+    monkeypatch.setattr(pages, "NOTHING", 1000.0)
+    for _ in range(3):
+        assert pages.populate(lambda *_: True, 0)  # it was there
+    monkeypatch.setattr(pages, "NOTHING", 0.0)
+    make(slow=True)
+    make(slow=False)
+    assert pages.pay
+    make(slow=True)
+    assert not pages.pay

@@ -13,7 +13,7 @@ import hctef
 
 PACKAGE = Path(hctef.__file__).parent
 LAYERS = [
-    ["exceptions", "_ranges", "_memory", "_raw", "_shared_memory", "_stats"],
+    ["exceptions", "_ranges", "_memory", "_huge", "_raw", "_shared_memory", "_stats"],
     [
         "_urls",
         "_http",
