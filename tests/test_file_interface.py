@@ -301,7 +301,7 @@ def test_the_buffer_protocol_gives_the_bytes_without_a_copy(url: str) -> None:
 
 def test_arrays_lie_in_the_file(url: str) -> None:
     """dtype, shape, offset and order as np.ndarray has them; read-only; only its bytes are fetched."""
-    with hctef.RemoteBuffer(url, paging="fill") as buf:
+    with hctef.RemoteBuffer(url, paging="fill", readahead="off") as buf:
         array = buf.array("<f4", (10, 20), offset=100_000, order="F")
         assert array.tobytes() == np.ndarray((10, 20), "<f4", CONTENT, 100_000, order="F").tobytes()
         assert not array.flags.writeable
