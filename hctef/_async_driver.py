@@ -19,8 +19,22 @@ from hctef._http import Head
 from hctef._intervals import Claim
 from hctef._planner import Planner
 from hctef._progress import Watch
-from hctef._steps import Call, Deliver, Detach, Disk, Drop, FetchPlan, Fill, PlanGen, Receive, Send, Sleep, Step, Wait
-from hctef._storing import Cancelled
+from hctef._steps import (
+    Call,
+    Cancelled,
+    Deliver,
+    Detach,
+    Disk,
+    Drop,
+    FetchPlan,
+    Fill,
+    PlanGen,
+    Receive,
+    Send,
+    Sleep,
+    Step,
+    Wait,
+)
 
 COPY_BYTES = 1024 * 1024
 """Copied at once: about a tenth of a millisecond in which the loop does nothing else."""

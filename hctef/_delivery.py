@@ -24,8 +24,8 @@ from hctef._ranges import PAGE, ByteRange
 from hctef._residency import Pager
 from hctef._slots import Slots
 from hctef._stats import Stats
-from hctef._steps import NOTHING, Collect, Detach, FetchPlan, Fill, PlanGen, Step, Wait
-from hctef._storing import Cancelled, Storing
+from hctef._steps import NOTHING, Cancelled, Collect, Detach, FetchPlan, Fill, PlanGen, Step, Wait
+from hctef._storing import Storing
 from hctef._transfer import Requester, Sink
 from hctef._wishes import Wishes
 from hctef.exceptions import HctefNetworkError

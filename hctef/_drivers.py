@@ -24,6 +24,7 @@ from hctef._ranges import ByteRange
 from hctef._steps import (
     Ahead,
     Call,
+    Cancelled,
     Collect,
     Deliver,
     Detach,
@@ -38,7 +39,6 @@ from hctef._steps import (
     Step,
     Wait,
 )
-from hctef._storing import Cancelled
 from hctef._workers import Workers
 
 log = logging.getLogger("hctef")

@@ -240,7 +240,7 @@ class Planner(Streaming):
             if self.pager is not None:
                 yield Wait(self.pager.prefetch(missing, wait=True))
                 return
-            if self.disk is not None and (yield from self._load_stored(missing)):
+            if (yield from self._load_stored(missing)):
                 continue
             claims = self._claim(self._unclaimed(missing), urgent=True, awaited=True)
             if claims:
@@ -268,8 +268,7 @@ class Planner(Streaming):
             end = wanted[-1].stop
             watch.expect((start, min(stop, end)) for start, stop in coalesce(ranges) if start < end)
         missing = self._missing(wanted)
-        if wait and self.disk is not None and self.pager is None:
-            yield from self._load_stored(missing)
+        if wait and (yield from self._load_stored(missing)):
             missing = self._missing(wanted)
         if self.pager is not None:
             asked: int = (yield Wait(self.pager.prefetch(missing, wait=wait))) if missing else 0
@@ -289,8 +288,7 @@ class Planner(Streaming):
     def demand(self, at: int) -> PlanGen[None]:
         """A thread is blocked at byte `at`: have its page fetched behind the caller, and what it will touch next."""
         self._check_open()
-        stored = self._stored(self._near(ByteRange(at, at + 1)))
-        if stored:
+        if self.disk is not None and (stored := self._stored(self._near(ByteRange(at, at + 1)))):
             yield FetchPlan(background=stored)
             if stored[0].start <= at:
                 self._spring(at, at + 1)

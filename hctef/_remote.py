@@ -29,8 +29,7 @@ from hctef._planner import Planner
 from hctef._progress import Bar, Told, Watch, load_tqdm, short_name
 from hctef._ranges import ByteRange
 from hctef._stats import Stats
-from hctef._steps import PlanGen
-from hctef._storing import Cancelled
+from hctef._steps import Cancelled, PlanGen
 from hctef._urllib3 import Urllib3Transport
 from hctef._urls import parse_url
 from hctef.exceptions import RemoteFileChangedError

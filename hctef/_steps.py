@@ -16,8 +16,8 @@
 | `FetchPlan` | runs the transfers of its claims, or waits for others' | None |
 | `Detach` | performs another generator beside the caller, with the response that came last | None |
 
-`TransportError` is thrown in where the network fails, and any other exception as it is. A step is computed under the
-file's lock and performed outside of it.
+`TransportError` is thrown in where the network fails, `Cancelled` where nobody wants the bytes, and any other exception
+as it is. A step is computed under the file's lock and performed outside of it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from typing import Any
 from hctef._heads import Expected
 from hctef._intervals import Claim
 from hctef._ranges import ByteRange
+
+
+class Cancelled(Exception):
+    """The file was closed, or the reader that asked for these bytes gave up."""
+
 
 # Written out: they are made for each request, and this way, as `import hctef` is, ten times faster than as frozen
 # dataclasses. Nobody changes one.

@@ -16,7 +16,7 @@ from hctef._disk import DiskCache, Keeper
 from hctef._intervals import Claim
 from hctef._lanes import Lane
 from hctef._ranges import PAGE, ByteRange, align
-from hctef._steps import Disk, FetchPlan, Fill, PlanGen, Wait
+from hctef._steps import Cancelled, Disk, FetchPlan, Fill, PlanGen, Wait
 from hctef._transfer import PIECE
 from hctef._wishing import Wishing
 
@@ -26,10 +26,6 @@ as many for each that begins where the last one ended."""
 
 LOADED = 1024 * 1024
 """Bytes that are read from the disk at once."""
-
-
-class Cancelled(Exception):
-    """The file was closed, or the reader that asked for these bytes gave up."""
 
 
 class Storing(Wishing):

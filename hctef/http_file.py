@@ -111,12 +111,13 @@ class HttpFile(SyncReader, io.BufferedIOBase):
             stop = start + size
             rows = self._rows
             if stop <= self._size and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
+                data = self._bytes[start:stop]
                 if self._bounded:
                     rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
+                self._position = stop
                 self._hits += 1
                 self._hit_bytes += size
-                self._position = stop
-                return self._bytes[start:stop]
+                return data
         with self._taking(size) as (start, stop):
             return self._copy(start, stop)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hctef._faulting import Mapping
 from hctef._ranges import ByteRange
-from hctef._storing import Cancelled
+from hctef._steps import Cancelled
 from hctef.pager import wire
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hctef._link import Link
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._ranges import PAGE, ByteRange
-from hctef._storing import Cancelled
+from hctef._steps import Cancelled
 from hctef._uffd import Fault
 from hctef._urllib3 import Urllib3Transport
 from hctef._urls import Url, cache_name
