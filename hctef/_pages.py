@@ -45,6 +45,8 @@ class PageTable:
 
     def missing_bytes(self, start: int, stop: int) -> int:
         """How many bytes of the pages of `[start, stop)` are absent."""
+        if start == 0 and stop == self.size:
+            return stop - self.resident_bytes  # to count takes 10 ms for 64 GiB
         return self._absent_bytes(start // PAGE, -(-stop // PAGE)) if start < stop else 0
 
     def absent(self, start: int, stop: int) -> int:

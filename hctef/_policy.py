@@ -86,6 +86,7 @@ class Policy(Foresight):
         "_blocks",
         "_fits",
         "_largest",
+        "_memory",
         "_rents",
         "_slowness",
         "_spent",
@@ -103,17 +104,19 @@ class Policy(Foresight):
         window: int,
         connections: int,
         absent: Callable[[int, int], int],
+        memory: Callable[[], int],
     ) -> None:
         """`largest`: bytes ahead at most, 0 for none, None for as many as pay; `least`: bytes in a request; `window`:
         bytes that may be ahead without pushing out others, `size` where all of the file may stay; `absent`: bytes of
-        `[start, stop)` neither resident nor in flight."""
+        `[start, stop)` neither resident nor in flight; `memory`: bytes of it that are free."""
         window = min(window, size)
         bound = window if largest is None else min(largest, window)
         super().__init__(size, link, least=least, bound=bound, connections=connections, absent=absent)
         self._largest, self._window, self._fits = largest, window, window >= size
         self._spent = 0  # bytes that were worth it since the rents began anew
         self._blocks = Blocks(size, stay=self._fits)
-        self._rents = Rents(size)
+        self._memory = memory
+        self._rents = Rents(size, memory)
         self._unexplained = False  # the latest access
         self._slowness = 1.0  # a miss's usual wait in round trips
 
@@ -340,7 +343,7 @@ class Policy(Foresight):
         if not self._fits:
             self._spent += block.length + sum(part.length for part in behind)
             if self._spent > self._window:  # what came by then goes to make room: rents and hindsight begin anew
-                self._spent, self._rents = 0, Rents(self._size)
+                self._spent, self._rents = 0, Rents(self._size, self._memory)
                 self._blocks.forget()
         if self._bound < self._size:
             room, wishes = self._bound, behind

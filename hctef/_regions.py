@@ -41,6 +41,13 @@ LONG_AGO = 256
 EAGER, EAGER_NEAR = 16, 64
 """Misses, at least, after which a quarter of the price suffices where nothing speaks for locality; over a near line a
 reader waits for what is bought, so that more are to speak for it."""
+EAGER_BYTES = 1 << 30
+"""Of the largest file for which it does: more are not fetched on so little evidence."""
+LARGE = 1 << 24
+"""Bytes of a region that takes long to look through: it is looked at again when its rent has grown by GROWN."""
+GROWN = 1.125
+MEMORY = 4
+"""All that is bought takes no more than one part in so many of the memory that is free then."""
 
 
 class Blocks:
@@ -165,14 +172,18 @@ class Blocks:
 class Rents:
     """What misses have cost in each region, at every scale: where it is as much as its bytes would cost, buy it."""
 
-    __slots__ = ("_again", "_bits", "_bought", "_counts", "_size", "since")
+    __slots__ = ("_again", "_bits", "_bought", "_counts", "_due", "_memory", "_size", "_taken", "since")
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, memory: Callable[[], int]) -> None:
+        """`memory`: bytes of it that are free."""
+        self._size, self._memory = size, memory
         top = max(RENT_BITS, max(size - 1, 1).bit_length())
         self._bits = [*range(RENT_BITS, top, 2), top]
         self._counts: list[dict[int, float]] = [{} for _ in self._bits]
+        self._due: dict[tuple[int, int], float] = {}
+        """The rents at which large regions are looked at again."""
         self._again = 0
+        self._taken = 0  # bytes that were bought ever
         self._bought: list[ByteRange] = []
         self.since = LONG_AGO
         """Accesses since something was bought, or missed though it was."""
@@ -215,11 +226,11 @@ class Rents:
             rent = count * price
             if local:
                 rent /= 1.5
-            elif bits == self._bits[-1] and count >= eager:
+            elif bits == self._bits[-1] and count >= eager and self._size <= EAGER_BYTES:
                 rent *= 3
             low = key << bits
             length = min(self._size, low + (1 << bits)) - low
-            if length <= most and (rent >= length or (4 * rent >= length and rent >= absent(low, low + length))):
+            if 4 * rent >= length and length <= most and self._is_due(low, low + length, rent, absent):
                 best, least = ByteRange(low, low + length), 2 * count
         for counts in self._counts:
             if len(counts) > COUNTERS:
@@ -230,5 +241,19 @@ class Rents:
         if best is not None:
             kept = [region for region in self._bought if not best.start <= region.start < best.stop]
             self._bought = [*kept[-15:], best]
+            self._taken += best.length
             self.since = 0
         return best
+
+    def _is_due(self, low: int, high: int, rent: float, absent: Callable[[int, int], int]) -> bool:
+        """Whether a region's rent has paid for what is absent of it, and there is memory for that."""
+        length = high - low
+        if rent < self._due.get((low, high), 0.0):
+            return False
+        paid = rent >= length or rent >= absent(low, high)
+        is_due = paid and self._taken + length <= self._memory() // MEMORY
+        if not is_due and (paid or length >= LARGE):
+            if len(self._due) >= COUNTERS:
+                self._due.clear()
+            self._due[low, high] = GROWN * rent
+        return is_due

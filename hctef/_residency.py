@@ -15,6 +15,7 @@ from hctef._disk import DiskCache
 from hctef._gaps import Gaps
 from hctef._intervals import IntervalCache, Pin
 from hctef._link import Link
+from hctef._memory import free_memory
 from hctef._options import Options
 from hctef._pages import PageTable
 from hctef._policy import Policy
@@ -109,6 +110,7 @@ class Residency:
             window=size if limit is None or limit >= size else limit // 4,
             connections=options.max_connections,
             absent=self._gaps.absent,
+            memory=free_memory,
         )
 
     def _arrived(self, start: int, stop: int) -> None:

@@ -35,6 +35,11 @@ READ = 16384
 """Bytes that one receive brings, as far as the link is told."""
 
 
+def plenty() -> int:
+    """Free memory, bytes: more than any file has."""
+    return 1 << 60
+
+
 @dataclass(frozen=True)
 class Line:
     """A line to a server."""
@@ -135,6 +140,7 @@ class Simulation:
             window=size,
             connections=line.connections,
             absent=self.absent,
+            memory=plenty,
         )
         if tail:
             self._wait([self._request(ByteRange(max(0, size - 65536) // PAGE * PAGE, size), urgent=True)], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from hctef._arena import AnonymousArena
 from hctef._huge import HUGE, HUGEPAGE, POPULATE_WRITE, HugePages
+from hctef._memory import free_memory
 from hctef._ranges import PAGE
 from hctef._raw import address
 from tests.helpers import mapped_ranges, pattern
@@ -146,3 +148,56 @@ def test_one_huge_page_that_was_had_slowly_is_forgiven(monkeypatch: pytest.Monke
     assert pages.pay
     make(slow=True)
     assert not pages.pay
+
+
+MEMINFO = "MemTotal:       16384000 kB\nMemFree:          200000 kB\nMemAvailable:    8000000 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        pytest.param({}, 8_192_000_000, id="no limits"),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/service\n",
+                "sys/fs/cgroup/service/memory.max": "max\n",
+                "sys/fs/cgroup/service/memory.current": "5000\n",
+                "sys/fs/cgroup/memory.max": "1000000\n",
+                "sys/fs/cgroup/memory.current": "400000\n",
+                "sys/fs/cgroup/memory.stat": "anon 7\ninactive_file 300000\n",
+            },
+            900_000,
+            id="a parent's",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "5:cpu:/\n4:memory,hugetlb:/elsewhere\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000000\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "1999999\n",
+                "sys/fs/cgroup/memory/memory.stat": "inactive_file 5\ntotal_inactive_file 100\n",
+            },
+            101,
+            id="the first version's, in a container",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "1000\n",
+                "sys/fs/cgroup/memory.current": "4000\n",
+            },
+            0,
+            id="exceeded",
+        ),
+    ],
+)
+def test_how_much_memory_is_free(tmp_path: Path, files: dict[str, str], free: int) -> None:
+    for name, text in {"proc/meminfo": MEMINFO, **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert free_memory(tmp_path) == free
+
+
+def test_how_much_memory_is_free_where_the_kernel_does_not_tell(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    assert 0 < free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

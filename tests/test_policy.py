@@ -23,7 +23,7 @@ from hctef._patterns import Lattice
 from hctef._policy import Advice, Policy
 from hctef._ranges import PAGE, ByteRange
 from tests import simulation
-from tests.simulation import B20, C80, LINES, MIB, RAW, Line, Result, Simulation, Trace, download, run
+from tests.simulation import B20, C80, LINES, MIB, RAW, Line, Result, Simulation, Trace, download, plenty, run
 
 LEAST = simulation.LEAST
 RESULTS: dict[tuple[str, int, str], Result] = {}
@@ -42,7 +42,14 @@ def policy(size: int = 1 << 30, *, largest: int | None = None, round_trip: float
     link = Link()
     link.round_trip, link.bandwidth = round_trip, rate
     return Policy(
-        size, link, largest=largest, least=LEAST, window=size, connections=16, absent=lambda start, stop: stop - start
+        size,
+        link,
+        largest=largest,
+        least=LEAST,
+        window=size,
+        connections=16,
+        absent=lambda start, stop: stop - start,
+        memory=plenty,
     )
 
 
@@ -358,6 +365,33 @@ def test_a_small_file_is_bought_and_a_huge_one_not() -> None:
     assert bought >= 60 * MIB
 
 
+@pytest.mark.parametrize(("round_trip", "rate"), [(0.0002, 2e9), (0.02, 1e8), (0.08, 2e7)])
+def test_what_is_bought_takes_a_quarter_of_the_memory_that_is_free(round_trip: float, rate: float) -> None:
+    """A file of 64 GiB that is read at random for long was bought as a whole, and took all memory that there was. Nor
+    is all of it looked through at each miss."""
+    size, memory, link, looked = 64 << 30, 2 << 30, Link(), 0
+    link.round_trip, link.bandwidth = round_trip, rate
+    bought: list[ByteRange] = []
+
+    def absent(start: int, stop: int) -> int:
+        nonlocal looked
+        looked += stop - start
+        return stop - start
+
+    def free() -> int:
+        return memory - sum(region.length for region in bought)
+
+    fetch = Policy(size, link, largest=None, least=LEAST, window=size, connections=16, absent=absent, memory=free)
+    rng = random.Random(1)
+    for _ in range(60_000):
+        at = rng.randrange(size - 4096)
+        before = fetch._rents._bought
+        fetch.access(at, at + 4096, 0.0, missing=True)
+        bought += [region for region in fetch._rents._bought if region not in before]
+    assert 0 < sum(region.length for region in bought) <= (2 << 30) // 4
+    assert looked <= 128 * size
+
+
 def test_a_bound_on_memory_forbids_to_buy_what_does_not_fit() -> None:
     """Else it would push out what was fetched."""
     size, rng = 64 * MIB, random.Random(2)
@@ -369,6 +403,7 @@ def test_a_bound_on_memory_forbids_to_buy_what_does_not_fit() -> None:
         window=4 * MIB,
         connections=16,
         absent=lambda start, stop: stop - start,
+        memory=plenty,
     )
     for _ in range(100):
         at = rng.randrange(size - 10)
@@ -460,6 +495,7 @@ def test_any_reads(
         window=size,
         connections=1 + len(accesses) % 16,
         absent=lambda start, stop: int((stop - start) * (1 - present)),
+        memory=plenty,
     )
     fetch.advise(data.draw(st.sampled_from(["normal", "sequential", "random"]), label="hint"))
     follow(fetch, size, accesses)
@@ -518,6 +554,7 @@ def test_a_run_whose_edge_lies_behind_asks_for_nothing_empty() -> None:
         window=262_144,
         connections=16,
         absent=lambda start, stop: stop - start,
+        memory=plenty,
     )
     follow(fetch, 262_144, [*[(0, 1, False, False)] * 30, (0, 1, True, False), (20_479, 1, False, False)])
     follow(fetch, 262_144, [(at, 4096, at % 3 == 0, at % 5 == 0) for at in range(0, 262_144, 4096)])
@@ -549,7 +586,14 @@ def test_what_a_bound_on_memory_pushes_out_is_not_bought() -> None:
     fetched = {}
     for window in (2 * MIB, size):
         fetch = Policy(
-            size, policy()._link, largest=None, least=LEAST, window=window, connections=16, absent=lambda a, b: b - a
+            size,
+            policy()._link,
+            largest=None,
+            least=LEAST,
+            window=window,
+            connections=16,
+            absent=lambda a, b: b - a,
+            memory=plenty,
         )
         advices = [fetch.access(at, at + 10, 0.0, missing=True) for at in reads]
         fetched[window] = sum(advice.block.length + sum(w.length for w in advice.behind) for advice in advices)
