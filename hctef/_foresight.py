@@ -144,6 +144,8 @@ class Foresight(Pace):
         else as if it were so many times as long."""
         product = self._link.product
         most = min(max(MIB, DEEP * product, 4 * self.piece), self._bound / 2)
+        if self._bound < self._size:  # all that are read side by side have room there, or they push each other out
+            most = min(most, self._bound / max(2, sum(run.count > 1 for run in self._runs)))
         if self._hint == "sequential":
             return int(most)
         ahead, width = 0.0, 32.0 * KIB

@@ -62,7 +62,8 @@ class PageTable:
         """The runs of resident pages that `[start, stop)` touches, as byte ranges of whole pages, in order."""
         first, last = start // PAGE, self.count if stop is None else -(-stop // PAGE)
         open_run: tuple[int, int] | None = None
-        for block in sorted(self._used):
+        used, blocks = self._used, range(first // _BLOCK, (last - 1) // _BLOCK + 1)
+        for block in (each for each in blocks if each in used) if len(blocks) <= len(used) else sorted(used):
             a, b = max(first, block * _BLOCK), min(last, (block + 1) * _BLOCK)
             for begin, end in resident_runs(self.rows[a:b]) if a < b else ():
                 if open_run and open_run[1] == a + begin:  # a run goes on across two blocks
