@@ -32,6 +32,10 @@ PROBE_SECONDS = 300e-6
 
 RENTS = 4
 """The least misses that make a region worth buying: fewer are chance."""
+DENSER = 4.0
+"""And how many times as many as if all were spread evenly: else they say of the whole file what they say of the region,
+and the fullest of many regions is so by chance."""
+SPARE = 0.5  # of those, which change nothing
 RENT_BITS = 18
 """Of the smallest region; the next is four times as large, up to the file."""
 COUNTERS = 4096
@@ -217,11 +221,11 @@ class Rents:
             if self._again % 16:
                 return None  # it is under way; now and then it is asked for again, in case the wish was dropped
         best: ByteRange | None = None
-        least: float = RENTS
+        least, even = float(RENTS), DENSER * self._counts[-1].get(0, 0.0) / self._size
         for bits, counts in zip(self._bits, self._counts, strict=True):
             key = start >> bits
             count = counts[key] = counts.get(key, 0.0) + weight
-            if count < least:
+            if count < least or (bits < self._bits[-1] and count < RENTS + even * (1 << bits) - SPARE):
                 continue  # too few, or all in a part of it that is worth it by itself: they say nothing of the rest
             rent = count * price
             if local:

@@ -22,6 +22,7 @@ from hctef._link import Link
 from hctef._patterns import Lattice
 from hctef._policy import Advice, Policy
 from hctef._ranges import PAGE, ByteRange
+from hctef._regions import Rents
 from tests import simulation
 from tests.simulation import B20, C80, LINES, MIB, RAW, Line, Result, Simulation, Trace, download, plenty, run
 
@@ -367,8 +368,8 @@ def test_a_small_file_is_bought_and_a_huge_one_not() -> None:
 
 @pytest.mark.parametrize(("round_trip", "rate"), [(0.0002, 2e9), (0.02, 1e8), (0.08, 2e7)])
 def test_what_is_bought_takes_a_quarter_of_the_memory_that_is_free(round_trip: float, rate: float) -> None:
-    """A file of 64 GiB that is read at random for long was bought as a whole, and took all memory that there was. Nor
-    is all of it looked through at each miss."""
+    """A file of 64 GiB that was read for long was bought as a whole, and took all memory that there was. Nor is all of
+    it looked through at each miss."""
     size, memory, link, looked = 64 << 30, 2 << 30, Link(), 0
     link.round_trip, link.bandwidth = round_trip, rate
     bought: list[ByteRange] = []
@@ -384,12 +385,25 @@ def test_what_is_bought_takes_a_quarter_of_the_memory_that_is_free(round_trip: f
     fetch = Policy(size, link, largest=None, least=LEAST, window=size, connections=16, absent=absent, memory=free)
     rng = random.Random(1)
     for _ in range(60_000):
-        at = rng.randrange(size - 4096)
+        at = rng.randrange(8) * size // 8 + rng.randrange(1 << 29)
         before = fetch._rents._bought
         fetch.access(at, at + 4096, 0.0, missing=True)
         bought += [region for region in fetch._rents._bought if region not in before]
     assert 0 < sum(region.length for region in bought) <= (2 << 30) // 4
     assert looked <= 128 * size
+
+
+@pytest.mark.parametrize(("round_trip", "rate"), [(0.0002, 2e9), (0.02, 1e8), (0.08, 2e7)])
+def test_no_part_of_a_huge_file_is_bought_by_chance(round_trip: float, rate: float) -> None:
+    """Of thousands of regions that are read evenly some have many misses."""
+    size, rng, fetched = 1 << 36, random.Random(1), 0
+    fetch = policy(size, round_trip=round_trip, rate=rate)
+    fetch._rents = Rents(size, lambda: 1 << 34)
+    for _ in range(60_000):
+        at = rng.randrange(size - 4096)
+        advice = fetch.access(at, at + 4096, 0.0, missing=True)
+        fetched += advice.block.length + sum(wish.length for wish in advice.behind)
+    assert fetched <= 60_000 * 65536 * 1.02
 
 
 def test_a_bound_on_memory_forbids_to_buy_what_does_not_fit() -> None:
