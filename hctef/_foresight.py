@@ -38,6 +38,8 @@ DEEP = 6
 """Round trips of a line's bytes to have ahead of a run. More than are in flight, for connections get unequal shares of
 a line: while the reader waits for the slowest, the others go on. Over 80 ms, 256 MiB took 16 to 19 s with 4, 13 to 14 s
 with 6 to 10; a single GET takes 12.5."""
+AHEAD = 0.75
+"""Of the bytes that may be ahead: the rest is for what is read elsewhere meanwhile."""
 PARTS = 6
 """Of a window that is read backward: bytes come in order in each of them."""
 THREAD = 500e-6
@@ -139,13 +141,18 @@ class Foresight(Pace):
             traps += (due // PAGE * PAGE, middle // PAGE * PAGE)
             run.trap = middle
 
+    @property
+    def _share(self) -> float:
+        """Bytes that one run may have ahead: those that are read side by side would push out each other's."""
+        if self._bound >= self._size:
+            return self._bound * AHEAD
+        return self._bound * AHEAD / max(1, sum(run.count > 1 for run in self._runs))
+
     def _worth(self, length: int, trust: float) -> int:
         """How many bytes to have ahead of a run of this length. `trust`: below 1, the chance that it goes on at all;
         else as if it were so many times as long."""
         product = self._link.product
-        most = min(max(MIB, DEEP * product, 4 * self.piece), self._bound / 2)
-        if self._bound < self._size:  # all that are read side by side have room there, or they push each other out
-            most = min(most, self._bound / max(2, sum(run.count > 1 for run in self._runs)))
+        most = min(max(MIB, DEEP * product, 4 * self.piece), self._share)
         if self._hint == "sequential":
             return int(most)
         ahead, width = 0.0, 32.0 * KIB

@@ -292,7 +292,7 @@ class Policy(Foresight):
                 more = int(min(run.length, product / SMALL))
                 if self._link.near:
                     more = alone = min(self._worth(run.length, 1.0), longest)
-                more = min(max(unit, more), self._bound)
+                more = int(min(max(unit, more), max(self._share, self._bound / 4)))
                 block = self._clip(start, max(stop, start + more))
             else:  # what is between it and what was asked for, and more below
                 unit = min(unit, self._bound)

@@ -107,7 +107,7 @@ class Residency:
             self.link,
             largest=readahead if isinstance(readahead, int) else None if readahead == "auto" else 0,
             least=options.minimum_range_request_bytes,
-            window=size if limit is None or limit >= size else limit // 4,
+            window=size if limit is None or limit >= size else limit // 2,
             connections=options.max_connections,
             absent=self._gaps.absent,
             memory=free_memory,

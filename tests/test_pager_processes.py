@@ -239,6 +239,17 @@ def test_a_server_that_is_away_is_waited_for(server: RangeServerProcess) -> None
         assert program.ends()[0] == 0
 
 
+def test_what_has_come_is_told_while_more_comes(server: RangeServerProcess) -> None:
+    """Not when a connection has nothing more to bring, which may be as long as its reader goes on."""
+    url = server.add("f", 1 << 22)
+    with hctef.RemoteBuffer(url, paging="fault") as buf, memoryview(buf):
+        before = buf.stats.bytes_fetched
+        server.do("server.behave('f', trickle(1 << 20))")
+        buf.prefetch([(0, 1 << 22)], wait=False)
+        wait_until(lambda: buf.stats.bytes_fetched > before and buf.resident_bytes)
+        assert buf.stats.bytes_fetched - before < 3 << 20
+
+
 @pytest.mark.parametrize("failure", ["refused", "404", "403", "503", "hang_up"])
 def test_past_the_timeout_a_touch_is_a_bus_error(server: RangeServerProcess, failure: str) -> None:
     """After a line that names the bytes, the URL without its query's values, and why."""

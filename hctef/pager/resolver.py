@@ -31,6 +31,7 @@ from hctef.pager import wire
 from hctef.pager.filling import FillingArena, MirroredPageTable
 
 TRY_AGAIN, TRY_AGAIN_MOST = 0.25, 10.0
+SHOW_EVERY = 0.05
 """Seconds."""
 
 
@@ -93,6 +94,7 @@ class Resolver:
         self._say_after, self._say_every = message["say_after"], message["say_every"]
         self._faults = 0
         self._before = self.pages.counted()
+        self._show_at = 0.0
         with self.driver.lock:
             for start, stop in self.arena.found():
                 self.planner.took(ByteRange(start, min(stop, self.size)))
@@ -144,6 +146,7 @@ class Resolver:
             blocked = self._blocked.pop(page, None)
             if blocked is not None and page == self._latest and not blocked.failures:
                 self.planner.policy.waited(time.monotonic() - blocked.since)
+        self._show_now_and_then(time.monotonic())  # a lane may go on for as long as its reader does
 
     def _failed(self, claim: Claim, error: Exception) -> None:
         """In a transfer's thread."""
@@ -157,6 +160,7 @@ class Resolver:
     def tick(self) -> float | None:
         """Do what is due. Returns the seconds until something will be, None where nobody is blocked."""
         now = time.monotonic()
+        self._show_now_and_then(now)
         failures, self.failures = self.failures, []
         for page, blocked in list(self._blocked.items()):
             if self.pages.rows[page // PAGE]:
@@ -228,8 +232,13 @@ class Resolver:
         with self.driver.lock:
             self.planner.unpin(pin)
 
+    def _show_now_and_then(self, now: float) -> None:
+        if now >= self._show_at:
+            self.show()
+
     def show(self) -> None:
         """The counters, where other processes see them."""
+        self._show_at = time.monotonic() + SHOW_EVERY
         stats, before = self.planner.stats, self._before
         counted = {name: before[name] + getattr(stats, name) for name in before if hasattr(stats, name)}
         counted["faults"] = before["faults"] + self._faults
