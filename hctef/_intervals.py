@@ -34,6 +34,7 @@ class Claim:
     __slots__ = (
         "_room",
         "_waiting",
+        "ahead",
         "asked",
         "at",
         "awaited",
@@ -65,6 +66,8 @@ class Claim:
         """It comes from the disk."""
         self.behind = False
         """It was wished for behind the readers: whoever brings it goes on with the next wish."""
+        self.ahead = False
+        """A reader will come to its bytes: they are not to be evicted before those that he has read."""
         self.urgent = False
         """A reader waits for it: it goes before what was prefetched."""
         self.awaited = False

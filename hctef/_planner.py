@@ -143,6 +143,8 @@ class Planner(Streaming):
             urgent = self._claim(gaps, urgent=True)
             if start < first:  # the reader's own bytes come first: what is before them, a server sends with the rest
                 urgent += self._claim(self._gaps.unclaimed(start, first))
+            for claim in urgent:
+                claim.ahead = advice.goes_on
         for offset in advice.traps:
             page = offset - offset % PAGE
             wanting = page < wanted.stop and wanted.start < page + PAGE  # who waits for it touches it no more

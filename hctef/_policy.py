@@ -77,6 +77,8 @@ class Advice(NamedTuple):
     """Fetched behind the reader, most wanted first; may overlap what is resident or in flight."""
     traps: tuple[int, ...] = ()
     """Offsets whose pages are to be withheld when they come, so that their first touch is reported."""
+    goes_on: bool = False
+    """The block is of a run, whose reader will come to what is beyond the access."""
 
 
 class Policy(Foresight):
@@ -303,7 +305,7 @@ class Policy(Foresight):
             run.reach()
         elif not scattered:
             self._ahead(run, block, 1.0, behind, traps)
-        return self._advice(block, behind, traps)
+        return self._advice(block, behind, traps, goes_on=not scattered)
 
     def _stride_on(self, stride: Stride, steps: int, start: int, stop: int, *, missing: bool) -> Advice:
         """A read that a stride foretold."""
@@ -338,7 +340,7 @@ class Policy(Foresight):
         self._foretell(stop - start, behind, traps)
         return self._advice(ByteRange(start, stop), behind, traps)
 
-    def _advice(self, block: ByteRange, behind: list[ByteRange], traps: list[int]) -> Advice:
+    def _advice(self, block: ByteRange, behind: list[ByteRange], traps: list[int], *, goes_on: bool = False) -> Advice:
         """What all the above came to, cut to what may be ahead."""
         if not self._fits:
             self._spent += block.length + sum(part.length for part in behind)
@@ -352,4 +354,4 @@ class Policy(Foresight):
                 if start < stop and room > 0:
                     behind.append(ByteRange(start, min(stop, start + room)))
                     room -= behind[-1].length
-        return Advice(block, tuple(behind), tuple(traps))
+        return Advice(block, tuple(behind), tuple(traps), goes_on)

@@ -113,8 +113,8 @@ class Residency:
             memory=free_memory,
         )
 
-    def _arrived(self, start: int, stop: int) -> None:
-        """Whole pages `[start, stop)` were filled."""
+    def _arrived(self, start: int, stop: int, *, ahead: bool = False) -> None:
+        """Whole pages `[start, stop)` were filled; `ahead`: of any reader."""
         self.arena.publish(start, stop)
         if self.options.max_resident_bytes is not None:
             self.cache.fetched(ByteRange(start, stop))
@@ -124,6 +124,8 @@ class Residency:
             start = page + PAGE
         if start < stop:
             self.mark(start, stop)
+            if ahead and self.options.max_resident_bytes is not None:
+                self.pages.touch(start, stop)  # else it would go before what its reader has read already
         self.trim()
 
     def mark(self, start: int, stop: int) -> None:

@@ -38,7 +38,7 @@ class Storing(Wishing):
         if claim.cancelled or self.closed:
             raise Cancelled
         if upto > claim.at:
-            self._arrived(claim.at, upto)
+            self._arrived(claim.at, upto, ahead=claim.ahead)
             if claim.behind:
                 self._wishes.came(upto - claim.at)
             claim.advance(upto)

@@ -91,7 +91,7 @@ class Wishing(Residency):
         last = wishes.last(self._gaps, most) if long and lane is None and self._is_cold(rank) else None
         start, stop = last or (start, min(stop, start + most))
         claim = self.cache.claim(*self._gaps.extents([ByteRange(start, stop)]))
-        claim.behind = True
+        claim.behind = claim.ahead = True
         length = claim.stop - claim.start
         wishes.take(start, stop, length)
         if lane is not None:

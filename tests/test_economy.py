@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +248,36 @@ def test_what_is_read_again_stays(range_server: RangeServer) -> None:
             file.read(4096)
         assert file.stats.evictions > 0
     assert [start for start, _ in range_server.asked_ranges()].count(0) == 1
+
+
+@pytest.mark.parametrize("paging", ["fill", "fault"])
+@pytest.mark.parametrize("streams", [1, 3, 16])
+def test_sequences_side_by_side_under_a_bound_on_memory(nginx: NginxServer, streams: int, paging: Any) -> None:
+    """What comes ahead of a reader is not pushed out by what comes ahead of others, nor by what was read already, as
+    long as it is: 16 streams fetched 25 times what they read."""
+    url, each = nginx.add(f"{streams}.bin", DATA), len(DATA) // streams // 65536 * 65536
+    turns = [start for start in range(0, len(DATA), each) if start + each <= len(DATA)] * (each // 65536)
+    random.Random(1).shuffle(turns)
+    places = {start: itertools.count(start, 65536) for start in turns}
+    before = sum(entry.sent for entry in nginx.log(f"{streams}.bin"))
+    with hctef.RemoteBuffer(url, max_resident_bytes=8 * MIB, paging=paging) as buf:
+        view = memoryview(buf) if paging == "fault" else buf
+        for start in turns:
+            at = next(places[start])
+            assert bytes(view[at : at + 65536]) == DATA[at : at + 65536]
+        del view
+    sent = sum(entry.sent for entry in nginx.log(f"{streams}.bin")) - before
+    assert sent <= 1.15 * len(turns) * 65536 + 2 * MIB
+
+
+def test_what_comes_ahead_of_its_reader_stays_until_he_comes(nginx: NginxServer) -> None:
+    """He was slower than the line, so that all that he read had been read as hits: that went after what he had not."""
+    url = nginx.add("slow.bin", DATA)
+    with hctef.HttpFile(url, prefetch_bytes=0, max_resident_bytes=4 * MIB) as file:
+        while piece := file.read(65536):
+            wait_until(lambda: not file._open().planner.cache.all_claims())
+        assert not piece
+    assert sum(entry.sent for entry in nginx.log("slow.bin")) <= len(DATA) + MIB // 2
 
 
 def test_a_read_larger_than_the_bound(range_server: RangeServer) -> None:
