@@ -141,7 +141,8 @@ class Planner(Streaming):
                 self._spring(start, stop)  # who reads there is heard of no longer: all of it will be there
                 self.arena.gather(*align(start, stop, self.size))
             urgent = self._claim(gaps, urgent=True)
-            if start < first:  # the reader's own bytes come first: what is before them, a server sends with the rest
+            # The reader's own bytes come first; what is before them, on a connection that would be idle.
+            if start < first and not self._slots.full:
                 urgent += self._claim(self._gaps.unclaimed(start, first))
             for claim in urgent:
                 claim.ahead = advice.goes_on

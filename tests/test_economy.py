@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import hctef
 from tests.helpers import needs_address_space, pattern, wait_until
 from tests.nginx_server import NginxServer
-from tests.range_server import Gate, RangeServer, Reply, Request, status
+from tests.range_server import Gate, RangeServer, Reply, Request, slow, status
 
 MIB = 1 << 20
 DATA = pattern(64 * MIB)
@@ -248,6 +249,28 @@ def test_what_is_read_again_stays(range_server: RangeServer) -> None:
             file.read(4096)
         assert file.stats.evictions > 0
     assert [start for start, _ in range_server.asked_ranges()].count(0) == 1
+
+
+def test_more_readers_than_connections_leave_no_backlog(range_server: RangeServer) -> None:
+    """What each miss had fetched before its own bytes waited for a turn that never came, thousands of them."""
+    url, most = range_server.add("f", DATA), 0
+    range_server.behave("f", slow(0.005))
+
+    async def read(file: hctef.AsyncHttpFile, seed: int) -> None:
+        nonlocal most
+        places, own = random.Random(seed), file.clone()
+        for _ in range(50):
+            at = places.randrange(len(DATA) - 4096)
+            own.seek(at)
+            assert await own.read(4096) == DATA[at : at + 4096]
+            most = max(most, len(file._open().planner.cache.all_claims()))
+
+    async def main() -> None:
+        async with hctef.AsyncHttpFile(url, prefetch_bytes=0) as file:
+            await asyncio.gather(*(read(file, seed) for seed in range(32)))
+
+    asyncio.run(main())
+    assert most <= 32 + 6 * 16
 
 
 @pytest.mark.parametrize("paging", ["fill", "fault"])
