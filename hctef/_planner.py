@@ -154,7 +154,7 @@ class Planner(Streaming):
                 odd = self._traps.arm(page)
                 if odd is not None:
                     self._spring(odd, odd + PAGE)
-        self._wishes.push(advice.behind)
+        self._wishes.push(advice.behind, self._came)
         if self.options.max_resident_bytes is None:
             for extent in advice.behind:
                 if extent.length >= HUGE_BYTES:

@@ -26,7 +26,7 @@ class Wishes:
     __slots__ = ("_owners", "_queue", "bytes")
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[ByteRange, bool]] = deque()  # the rest of each, and whether it was long
+        self._queue: deque[tuple[ByteRange, bool, int]] = deque()  # the rest of each; whether it was long; when it came
         self._owners: list[ByteRange] = []  # long reads, each of which is to come behind its reader
         self.bytes = 0
         """Of the requests under way, that are still to come."""
@@ -40,17 +40,23 @@ class Wishes:
         """Whether the latest wish is brought at once."""
         return bool(self._queue) and not self._queue[0][1]
 
-    def push(self, ranges: Iterable[ByteRange]) -> None:
-        """Ranges, most wanted first, before all that was wished for earlier."""
-        self._queue.extendleft(reversed([(item, item.length >= LONG) for item in ranges if item.start < item.stop]))
+    def push(self, ranges: Iterable[ByteRange], now: int = 0) -> None:
+        """Ranges, most wanted first, before all that was wished for earlier. `now`: for `expire`."""
+        wishes = [(item, item.length >= LONG, now) for item in ranges if item.start < item.stop]
+        self._queue.extendleft(reversed(wishes))
         while len(self._queue) > MOST:
+            self._queue.pop()
+
+    def expire(self, before: int) -> None:
+        """Forget what was pushed earlier: where memory is bounded, what came of it has been read, and may be absent."""
+        while self._queue and self._queue[-1][2] < before:
             self._queue.pop()
 
     def first(self, gaps: Gaps, most: int) -> tuple[ByteRange, bool] | None:
         """What is wanted most of all that is absent and fetched by nobody, at most `most` bytes, and whether it is of a
         long wish; None: nothing is wished for any longer."""
         while self._queue:
-            (start, stop), long = self._queue[0]
+            (start, stop), long, _ = self._queue[0]
             gap = gaps.first(start, stop, most)
             if gap is not None:
                 return gap, long
@@ -59,7 +65,7 @@ class Wishes:
 
     def last(self, gaps: Gaps, most: int) -> ByteRange | None:
         """The end of the wish of which `first` returned a part, at most `most` bytes, where it is all absent."""
-        (start, stop), _ = self._queue[0]
+        (start, stop), *_ = self._queue[0]
         begin = (stop - 1) // PAGE * PAGE - most + PAGE
         if begin <= start or gaps.unclaimed(begin, stop) != [ByteRange(begin, stop)]:
             return None
@@ -67,11 +73,11 @@ class Wishes:
 
     def take(self, start: int, stop: int, length: int) -> None:
         """`[start, stop)` of what `first` or `last` returned is asked for now, by a request for `length` bytes."""
-        wish, long = self._queue.popleft()
+        wish, long, came = self._queue.popleft()
         if stop < wish.stop:
-            self._queue.appendleft((ByteRange(stop, wish.stop), long))
+            self._queue.appendleft((ByteRange(stop, wish.stop), long, came))
         elif wish.start < start:
-            self._queue.appendleft((ByteRange(wish.start, start), long))
+            self._queue.appendleft((ByteRange(wish.start, start), long, came))
         self.bytes += length
 
     def came(self, length: int) -> None:

@@ -72,7 +72,9 @@ class Wishing(Residency):
     def _next(self, own: Lane | None = None) -> Claim | None:
         """The next piece of what is wished for, claimed, where there is room for another request; on a lane, where that
         is under way already. `own`: on no other than this."""
-        wishes, policy = self._wishes, self.policy
+        wishes, policy, limit = self._wishes, self.policy, self.options.max_resident_bytes
+        if limit is not None and limit < self.size:
+            wishes.expire(self._came - limit // 2)
         found = wishes.first(self._gaps, policy.piece)
         if found is None:
             return None
@@ -100,6 +102,11 @@ class Wishing(Residency):
             lane = self._begin_lane(Lane(claim, long=long))
         policy.begun(lane.rank, length)
         return claim
+
+    @property
+    def _came(self) -> int:
+        """Bytes that have come ever: under a bound on memory the time that counts."""
+        return self.stats.bytes_fetched + self.stats.bytes_loaded
 
     def _may_begin(self, *, long: bool) -> bool:
         """Whether a connection that is idle may bring what is wished for. One is left to the readers."""

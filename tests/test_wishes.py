@@ -119,6 +119,20 @@ def test_the_latest_wish_comes_first_in_pieces() -> None:
     assert not wishes
 
 
+def test_an_old_wish_expires() -> None:
+    """Its bytes came, were read, and had to go: that they are absent again is no reason to fetch them again."""
+    _, _, _, gaps = setting()
+    wishes = Wishes()
+    wishes.push(pages((0, 4)), 100)
+    wishes.push(pages((10, 16)), 200)
+    wishes.take(*pages((10, 12))[0], 2 * PAGE)  # what is left of it is as old as it
+    wishes.expire(100)
+    assert wishes.first(gaps, PAGE) == (pages((12, 13))[0], False)
+    wishes.expire(101)
+    wishes.take(*pages((12, 16))[0], 4 * PAGE)
+    assert wishes.first(gaps, PAGE) is None
+
+
 def test_the_end_of_a_wish_is_taken_where_it_is_absent() -> None:
     """The rest of the wish goes on from its beginning, and is as long a wish as before."""
     table, _, _, gaps = setting()

@@ -17,14 +17,14 @@ MIB = 1 << 20
 SIZE = 1024 * MIB
 
 
-def line(*, connections: int) -> Planner:
+def line(*, connections: int, bound: int | None = None) -> Planner:
     """Of a file over 20 ms and 500 MB/s, where so many connections are worth it for what is long."""
     link = Link()
     link.answered(0.02)
     for _ in range(2):
         link.rate(500e6)
     link.pipelines, link.width.count = True, connections
-    planner = Planner("http://host/file", Options(prefetch_bytes=0), AnonymousArena)
+    planner = Planner("http://host/file", Options(prefetch_bytes=0, max_resident_bytes=bound), AnonymousArena)
     planner.use_link(link)
     planner.begin(SIZE)
     return planner
@@ -170,3 +170,15 @@ def test_an_answer_that_was_refused_is_no_measure_of_others() -> None:
     assert isinstance(lane.claim.error, RemoteFileChangedError)
     assert not lane.open
     planner.close()
+
+
+def test_what_was_wished_for_long_ago_is_not_fetched_again() -> None:
+    """Under a bound on memory that is read in sequence, the rests of older wishes came with later ones, were read, and
+    went."""
+    planner = line(connections=4, bound=32 * MIB)
+    planner._wishes.push([ByteRange(0, 12 * MIB)], planner._came)
+    planner.stats.bytes_fetched += 17 * MIB
+    planner._wishes.push([ByteRange(12 * MIB, 13 * MIB)], planner._came)
+    for claim in planner._pump():
+        assert claim.start >= 12 * MIB
+    assert not planner._wishes
