@@ -50,6 +50,10 @@ class Lane:
         self._done = 0  # bytes of the claims that are over
         self._looked = 0  # what had come when it was last asked whether another is due
 
+    def begin(self, *, pipelines: bool) -> None:
+        """A response's head has come; `pipelines`: so that requests may be sent behind it."""
+        self.open = pipelines and self.like is not None
+
     @property
     def carried(self) -> int:
         """Bytes that came on it."""

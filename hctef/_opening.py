@@ -169,6 +169,7 @@ class Opening:
                 planner.give_back(lane.claim)
             yield from self._rest()
         else:
+            lane.begin(pipelines=head.pipelines)  # now: its thread may begin after the first read
             yield from planner.beside(lane, self._behind(head, part, commit))
 
     def _is_kept(self) -> PlanGen[bool]:

@@ -282,7 +282,7 @@ class Requester:
         try:
             self.link.pipelines = head.pipelines and not callable(self._options.headers)
             if lane is not None:
-                lane.open = head.pipelines and lane.like is not None
+                lane.begin(pipelines=head.pipelines)
             while at < stop:
                 began = clock()
                 count = yield from sink.take(at, min(LARGE_PIECE if fast else PIECE, stop - at), whole=fast)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -96,6 +97,7 @@ def _resolver(run: Callable[[int], None], **planner: Any) -> Resolver:
         _faults=0,
         _say_after=60.0,
         _latest=-1,
+        _show_at=math.inf,
     )
     return resolver
 

@@ -22,6 +22,7 @@ from hctef._pools import PlainPool, shared_pool
 from hctef._ranges import ByteRange
 from hctef._steps import Send
 from hctef._urllib3 import Urllib3Transport, path
+from hctef._workers import Workers
 from tests.helpers import pattern
 from tests.range_server import (
     Behaviour,
@@ -201,8 +202,20 @@ def test_a_stream_is_asked_for_ahead(range_server: RangeServer, url: str) -> Non
     assert pool(url).pipelines
 
 
-def test_a_whole_file_is_asked_for_behind_its_end(range_server: RangeServer, url: str) -> None:
-    """One call: what the opening asked for is still coming, and the rest comes behind it."""
+@pytest.mark.parametrize("late", [False, True])
+def test_a_whole_file_is_asked_for_behind_its_end(
+    range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """One call: what the opening asked for is still coming, and the rest comes behind it, however late the thread
+    begins that brings it."""
+    if late:
+        work = Workers._work
+
+        def begin_late(workers: Workers, patient: bool) -> None:
+            time.sleep(0.1)
+            work(workers, patient)
+
+        monkeypatch.setattr(Workers, "_work", begin_late)
     range_server.behave("f", *FAR, times(1, trickle(2e5)))
     with hctef.HttpFile(url, prefetch_bytes=65_536) as file:
         assert file.read() == DATA
