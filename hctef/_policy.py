@@ -14,9 +14,10 @@ Extra bytes cost time on the line, a miss costs a round trip. Both are measured 
 - Rents (ski rental, Karlin et al. 1988): a region whose misses have cost as much as its bytes would is bought, at
   every scale up to the whole file; whatever comes, that costs at most about twice the better choice. Where reads show
   no locality, to wait for so long teaches nothing: a quarter of the price is enough, since what is bought comes
-  behind the reader, whose own requests go first (on a near line block by block, each when it is missed). Where memory
-  is bounded, what is bought goes again: only where reads show locality is anything bought, and rents count
-  for as long as it would stay.
+  behind the reader, whose own requests go first (on a near line block by block, each when it is missed). Of a file that
+  is read evenly no part is bought by itself: of many parts some have many misses by chance. Nor is more bought than a
+  quarter of the memory that is free. Where memory is bounded, what is bought goes again: only where reads show
+  locality is anything bought, and rents count for as long as it would stay.
 
 Nothing is known of hits: they are free because nobody is told of them. Where one must be heard of, to keep a window
 ahead of its reader or to learn whether a block is used, its page is made a trap.

@@ -6,6 +6,8 @@ resident only after their bytes are in the arena.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -23,6 +25,13 @@ from hctef._ranges import PAGE, ByteRange, coalesce
 from hctef._steps import PlanGen, Wait
 from hctef._transfer import Requester
 from hctef._traps import Traps
+
+log = logging.getLogger("hctef")
+
+LOOK_EVERY = 1 << 30
+"""Bytes of one file after which it is looked how much memory is left."""
+SCARCE = 4
+"""Where as much as one part in so many of what the file has taken is left, that is said."""
 
 
 class Pager(Protocol):
@@ -95,6 +104,7 @@ class Residency:
         self.requester.size = size
         self.arena = self._make_arena(size)
         self.pages = self.local = self._make_pages(size)
+        self._look_at = LOOK_EVERY if limit is None else sys.maxsize
         self.disk = disk
         self._last_load = (0, 0)  # where the last read from the disk ended, and how long it was
         if disk is not None:
@@ -127,6 +137,17 @@ class Residency:
             if ahead and self.options.max_resident_bytes is not None:
                 self.pages.touch(start, stop)  # else it would go before what its reader has read already
         self.trim()
+        if self.pages.resident_bytes >= self._look_at:
+            self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        """Say once that there will be no room for more: where nothing is evicted, the system ends a process for it."""
+        resident, free = self.pages.resident_bytes, free_memory()
+        self._look_at = resident + LOOK_EVERY
+        if free < resident // SCARCE:
+            self._look_at = sys.maxsize
+            what = f"{self.requester.where()}: {resident >> 20} MiB of it are in memory, {free >> 20} MiB are free"
+            log.warning("%s: max_resident_bytes=... bounds that, stream() keeps nothing", what)
 
     def mark(self, start: int, stop: int) -> None:
         """Whole pages `[start, stop)` are in the arena."""

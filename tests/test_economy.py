@@ -303,6 +303,23 @@ def test_what_comes_ahead_of_its_reader_stays_until_he_comes(nginx: NginxServer)
     assert sum(entry.sent for entry in nginx.log("slow.bin")) <= len(DATA) + MIB // 2
 
 
+@pytest.mark.parametrize("bound", [None, 48 * MIB])
+def test_it_is_said_when_memory_runs_short(
+    nginx: NginxServer, big: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bound: int | None
+) -> None:
+    """Once, with what helps, before the system ends the process; where a bound was asked for, it holds."""
+    monkeypatch.setattr("hctef._residency.LOOK_EVERY", 16 * MIB)
+    monkeypatch.setattr("hctef._residency.free_memory", lambda: 10 * MIB)
+    with hctef.HttpFile(f"{big}?token=SECRET", max_resident_bytes=bound) as file:
+        while piece := file.read(65536):
+            assert len(piece) == 65536
+            if file.resident_bytes < 40 * MIB:
+                assert "free" not in caplog.text
+    said = [record.getMessage() for record in caplog.records if "MiB are free" in record.getMessage()]
+    assert len(said) == (bound is None)
+    assert all("10 MiB" in each and "max_resident_bytes" in each and "SECRET" not in each for each in said)
+
+
 def test_a_read_larger_than_the_bound(range_server: RangeServer) -> None:
     """Goes through in windows."""
     url = range_server.add("f", DATA[: 4 * MIB])
