@@ -61,6 +61,7 @@ class Foresight(Pace):
         "_stride_survival",
         "_strides",
         "_survival",
+        "_window",
     )
 
     def __init__(
@@ -70,13 +71,15 @@ class Foresight(Pace):
         *,
         least: int,
         bound: int,
+        window: int,
         connections: int,
         absent: Callable[[int, int], int],
     ) -> None:
-        """`least`: bytes in a request; `bound`: bytes ahead at most; `absent`: bytes of `[start, stop)` neither
-        resident nor in flight."""
+        """`least`: bytes in a request; `bound`: bytes ahead at most; `window`: bytes that all that is ahead may take;
+        `absent`: bytes of `[start, stop)` neither resident nor in flight."""
         super().__init__(link, connections)
-        self._size, self._least, self._bound, self._absent = size, least, bound, absent
+        self._size, self._least, self._absent = size, least, absent
+        self._bound, self._window = bound, window
         self._hint = "normal"
         self._runs: list[Run] = []  # latest first
         self._survival = Survival()
@@ -144,9 +147,10 @@ class Foresight(Pace):
     @property
     def _share(self) -> float:
         """Bytes that one run may have ahead: those that are read side by side would push out each other's."""
-        if self._bound >= self._size:
-            return self._bound * AHEAD
-        return self._bound * AHEAD / max(1, sum(run.count > 1 for run in self._runs))
+        bound = float(self._bound)
+        if self._window < self._size:
+            bound = min(bound, self._window / max(1, sum(run.count > 1 for run in self._runs)))
+        return bound * AHEAD
 
     def _worth(self, length: int, trust: float) -> int:
         """How many bytes to have ahead of a run of this length. `trust`: below 1, the chance that it goes on at all;

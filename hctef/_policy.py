@@ -94,7 +94,6 @@ class Policy(Foresight):
         "_slowness",
         "_spent",
         "_unexplained",
-        "_window",
     )
 
     def __init__(
@@ -114,8 +113,8 @@ class Policy(Foresight):
         `[start, stop)` neither resident nor in flight; `memory`: bytes of it that are free."""
         window = min(window, size)
         bound = window if largest is None else min(largest, window)
-        super().__init__(size, link, least=least, bound=bound, connections=connections, absent=absent)
-        self._largest, self._window, self._fits = largest, window, window >= size
+        super().__init__(size, link, least=least, bound=bound, window=window, connections=connections, absent=absent)
+        self._largest, self._fits = largest, window >= size
         self._spent = 0  # bytes that were worth it since the rents began anew
         self._blocks = Blocks(size, stay=self._fits)
         self._memory = memory

@@ -536,6 +536,40 @@ def test_a_largest_window_bounds_what_is_ahead(accesses: list[tuple[int, int, bo
         assert sum(wish.length for wish in advice.behind) <= max(largest, 2 * LEAST) + PAGE
 
 
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_largest_window_is_each_reader_s_own_and_a_bound_on_memory_is_shared(bounded: bool) -> None:
+    """What may be ahead of one of eight readers in sequence, beside what may be ahead of one alone."""
+
+    def ahead(streams: int) -> int:
+        size, most, link = 1 << 30, 0, Link()
+        link.round_trip, link.bandwidth = 0.02, 1e8
+        window = 8 * MIB if bounded else size
+        fetch = Policy(
+            size,
+            link,
+            largest=None if bounded else 2 * MIB,
+            least=LEAST,
+            window=window,
+            connections=16,
+            absent=lambda start, stop: stop - start,
+            memory=plenty,
+        )
+        for at in range(0, 16 * MIB, 65536):
+            for stream in range(streams):
+                start = stream * size // streams + at
+                advice = fetch.access(start, start + 65536, 0.0, missing=at == 0)
+                most = max(
+                    [most, *(wish.stop - start - 65536 for wish in advice.behind if wish.start - start < 64 * MIB)]
+                )
+        return most
+
+    assert ahead(1) > MIB
+    if bounded:
+        assert ahead(8) <= MIB
+    else:
+        assert ahead(8) == ahead(1)
+
+
 def test_memory_is_bounded() -> None:
     """A million misses would not be remembered one by one."""
     fetch, rng = policy(1 << 44), random.Random(0)
