@@ -14,6 +14,7 @@ import pytest
 import trustme
 from hypothesis import settings
 
+from hctef import _remote
 from tests.nginx_server import NginxServer, find_nginx
 from tests.range_server import RangeServer
 
@@ -39,6 +40,12 @@ def _only_loopback() -> Iterator[None]:
                 patch.delenv(name)
         patch.delenv("HCTEF_CACHE_DIR", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _unknown_lines() -> None:
+    """A server may get the port of an earlier one, whose line had another length."""
+    _remote._lines.clear()
 
 
 @pytest.fixture(scope="session")

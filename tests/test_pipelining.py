@@ -218,9 +218,10 @@ def test_a_whole_file_is_asked_for_behind_its_end(
         monkeypatch.setattr(Workers, "_work", begin_late)
     range_server.behave("f", *FAR, times(1, trickle(2e5)))
     with hctef.HttpFile(url, prefetch_bytes=65_536) as file:
+        assert not file._open().planner.link.near
         assert file.read() == DATA
     first = range_server.log[1]
-    assert first.ahead
+    assert first.ahead, [(request.asked, request.connection, request.ahead) for request in range_server.log]
     assert first.connection == range_server.log[0].connection
     assert first.asked.startswith("bytes=0-")
     assert range_server.sent_twice() == []
