@@ -61,7 +61,8 @@ class Foresight(Pace):
         "_stride_survival",
         "_strides",
         "_survival",
-        "_window",
+        "fits",
+        "window",
     )
 
     def __init__(
@@ -79,7 +80,9 @@ class Foresight(Pace):
         `absent`: bytes of `[start, stop)` neither resident nor in flight."""
         super().__init__(link, connections)
         self._size, self._least, self._absent = size, least, absent
-        self._bound, self._window = bound, window
+        self._bound, self.window = bound, window
+        self.fits = window >= size
+        """Nothing has to make room for what is ahead."""
         self._hint = "normal"
         self._runs: list[Run] = []  # latest first
         self._survival = Survival()
@@ -148,8 +151,8 @@ class Foresight(Pace):
     def _share(self) -> float:
         """Bytes that one run may have ahead: those that are read side by side would push out each other's."""
         bound = float(self._bound)
-        if self._window < self._size:
-            bound = min(bound, self._window / max(1, sum(run.count > 1 for run in self._runs)))
+        if not self.fits:
+            bound = min(bound, self.window / max(1, sum(run.count > 1 for run in self._runs)))
         return bound * AHEAD
 
     def _worth(self, length: int, trust: float) -> int:

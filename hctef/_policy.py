@@ -87,9 +87,7 @@ class Policy(Foresight):
 
     __slots__ = (
         "_blocks",
-        "_fits",
         "_largest",
-        "_memory",
         "_rents",
         "_slowness",
         "_spent",
@@ -114,10 +112,9 @@ class Policy(Foresight):
         window = min(window, size)
         bound = window if largest is None else min(largest, window)
         super().__init__(size, link, least=least, bound=bound, window=window, connections=connections, absent=absent)
-        self._largest, self._fits = largest, window >= size
+        self._largest = largest
         self._spent = 0  # bytes that were worth it since the rents began anew
-        self._blocks = Blocks(size, stay=self._fits)
-        self._memory = memory
+        self._blocks = Blocks(size, stay=self.fits)
         self._rents = Rents(size, memory)
         self._unexplained = False  # the latest access
         self._slowness = 1.0  # a miss's usual wait in round trips
@@ -212,13 +209,13 @@ class Policy(Foresight):
         if self._blocks.missed(start, product) and self._largest is None:
             behind += self._blocks.latest(product, ENLARGED)
         local = self._blocks.used or self._blocks.clustered
-        if self._largest is None and (local or self._fits):
+        if self._largest is None and (local or self.fits):
             region = self._rents.missed(
                 start,
                 1.0 if stop - start < unit else 0.5,  # who reads much at once chooses what
                 self._price * (1.0 if local and self._link.near else self._slowness),
                 self._absent,
-                self._window,
+                self.window,
                 local=local,
                 eager=EAGER_NEAR if self._link.near else EAGER,
             )
@@ -342,10 +339,11 @@ class Policy(Foresight):
 
     def _advice(self, block: ByteRange, behind: list[ByteRange], traps: list[int], *, goes_on: bool = False) -> Advice:
         """What all the above came to, cut to what may be ahead."""
-        if not self._fits:
+        if not self.fits:
             self._spent += block.length + sum(part.length for part in behind)
-            if self._spent > self._window:  # what came by then goes to make room: rents and hindsight begin anew
-                self._spent, self._rents = 0, Rents(self._size, self._memory)
+            if self._spent > self.window:  # what came by then goes to make room: rents and hindsight begin anew
+                self._spent = 0
+                self._rents.forget()
                 self._blocks.forget()
         if self._bound < self._size:
             room, wishes = self._bound, behind

@@ -183,11 +183,15 @@ class Rents:
         self._size, self._memory = size, memory
         top = max(RENT_BITS, max(size - 1, 1).bit_length())
         self._bits = [*range(RENT_BITS, top, 2), top]
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: what was fetched so far is there no longer."""
         self._counts: list[dict[int, float]] = [{} for _ in self._bits]
         self._due: dict[tuple[int, int], float] = {}
-        """The rents at which large regions are looked at again."""
+        """The rents at which regions are looked at again: large ones, and those that there was no memory for."""
         self._again = 0
-        self._taken = 0  # bytes that were bought ever
+        self._taken = 0  # bytes that were bought
         self._bought: list[ByteRange] = []
         self.since = LONG_AGO
         """Accesses since something was bought, or missed though it was."""

@@ -72,9 +72,9 @@ class Wishing(Residency):
     def _next(self, own: Lane | None = None) -> Claim | None:
         """The next piece of what is wished for, claimed, where there is room for another request; on a lane, where that
         is under way already. `own`: on no other than this."""
-        wishes, policy, limit = self._wishes, self.policy, self.options.max_resident_bytes
-        if limit is not None and limit < self.size:
-            wishes.expire(self._came - limit // 2)
+        wishes, policy = self._wishes, self.policy
+        if not policy.fits:
+            wishes.expire(self._came - policy.window)
         found = wishes.first(self._gaps, policy.piece)
         if found is None:
             return None

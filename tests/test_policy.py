@@ -22,7 +22,6 @@ from hctef._link import Link
 from hctef._patterns import Lattice
 from hctef._policy import Advice, Policy
 from hctef._ranges import PAGE, ByteRange
-from hctef._regions import Rents
 from tests import simulation
 from tests.simulation import B20, C80, LINES, MIB, RAW, Line, Result, Simulation, Trace, download, plenty, run
 
@@ -38,7 +37,17 @@ def cost(trace: Trace, line: Line) -> Result:
     return RESULTS[key]
 
 
-def policy(size: int = 1 << 30, *, largest: int | None = None, round_trip: float = 0.02, rate: float = 1e8) -> Policy:
+def policy(
+    size: int = 1 << 30,
+    *,
+    largest: int | None = None,
+    round_trip: float = 0.02,
+    rate: float = 1e8,
+    window: int | None = None,
+    connections: int = 16,
+    absent: Callable[[int, int], int] = lambda start, stop: stop - start,
+    memory: Callable[[], int] = plenty,
+) -> Policy:
     """One that knows its line, and to which nothing is ever there."""
     link = Link()
     link.round_trip, link.bandwidth = round_trip, rate
@@ -47,10 +56,10 @@ def policy(size: int = 1 << 30, *, largest: int | None = None, round_trip: float
         link,
         largest=largest,
         least=LEAST,
-        window=size,
-        connections=16,
-        absent=lambda start, stop: stop - start,
-        memory=plenty,
+        window=size if window is None else window,
+        connections=connections,
+        absent=absent,
+        memory=memory,
     )
 
 
@@ -370,8 +379,7 @@ def test_a_small_file_is_bought_and_a_huge_one_not() -> None:
 def test_what_is_bought_takes_a_quarter_of_the_memory_that_is_free(round_trip: float, rate: float) -> None:
     """A file of 64 GiB that was read for long was bought as a whole, and took all memory that there was. Nor is all of
     it looked through at each miss."""
-    size, memory, link, looked = 64 << 30, 2 << 30, Link(), 0
-    link.round_trip, link.bandwidth = round_trip, rate
+    size, memory, looked = 64 << 30, 2 << 30, 0
     bought: list[ByteRange] = []
 
     def absent(start: int, stop: int) -> int:
@@ -382,7 +390,7 @@ def test_what_is_bought_takes_a_quarter_of_the_memory_that_is_free(round_trip: f
     def free() -> int:
         return memory - sum(region.length for region in bought)
 
-    fetch = Policy(size, link, largest=None, least=LEAST, window=size, connections=16, absent=absent, memory=free)
+    fetch = policy(size, round_trip=round_trip, rate=rate, absent=absent, memory=free)
     rng = random.Random(1)
     for _ in range(60_000):
         at = rng.randrange(8) * size // 8 + rng.randrange(1 << 29)
@@ -397,8 +405,7 @@ def test_what_is_bought_takes_a_quarter_of_the_memory_that_is_free(round_trip: f
 def test_no_part_of_a_huge_file_is_bought_by_chance(round_trip: float, rate: float) -> None:
     """Of thousands of regions that are read evenly some have many misses."""
     size, rng, fetched = 1 << 36, random.Random(1), 0
-    fetch = policy(size, round_trip=round_trip, rate=rate)
-    fetch._rents = Rents(size, lambda: 1 << 34)
+    fetch = policy(size, round_trip=round_trip, rate=rate, memory=lambda: 1 << 34)
     for _ in range(60_000):
         at = rng.randrange(size - 4096)
         advice = fetch.access(at, at + 4096, 0.0, missing=True)
@@ -409,16 +416,7 @@ def test_no_part_of_a_huge_file_is_bought_by_chance(round_trip: float, rate: flo
 def test_a_bound_on_memory_forbids_to_buy_what_does_not_fit() -> None:
     """Else it would push out what was fetched."""
     size, rng = 64 * MIB, random.Random(2)
-    fetch = Policy(
-        size,
-        policy()._link,
-        largest=None,
-        least=LEAST,
-        window=4 * MIB,
-        connections=16,
-        absent=lambda start, stop: stop - start,
-        memory=plenty,
-    )
+    fetch = policy(size, window=4 * MIB)
     for _ in range(100):
         at = rng.randrange(size - 10)
         behind = fetch.access(at, at + 10, 0.0, missing=True).behind
@@ -496,20 +494,16 @@ def test_any_reads(
     accesses: list[tuple[int, int, bool, bool]], size: int, largest: int | None, data: st.DataObject
 ) -> None:
     """The block covers the access, everything lies in the file, nothing raises."""
-    link = Link()
-    link.round_trip, link.bandwidth = data.draw(
-        st.sampled_from([(0.0003, 2e9), (0.02, 1e8), (0.3, 1e5), (0.2, 1e10)]), label="line"
-    )
+    line = st.sampled_from([(0.0003, 2e9), (0.02, 1e8), (0.3, 1e5), (0.2, 1e10)])
+    round_trip, rate = data.draw(line, label="line")
     present = data.draw(st.sampled_from([0.0, 0.5, 1.0]), label="present")
-    fetch = Policy(
+    fetch = policy(
         size,
-        link,
         largest=largest,
-        least=LEAST,
-        window=size,
+        round_trip=round_trip,
+        rate=rate,
         connections=1 + len(accesses) % 16,
         absent=lambda start, stop: int((stop - start) * (1 - present)),
-        memory=plenty,
     )
     fetch.advise(data.draw(st.sampled_from(["normal", "sequential", "random"]), label="hint"))
     follow(fetch, size, accesses)
@@ -541,19 +535,8 @@ def test_a_largest_window_is_each_reader_s_own_and_a_bound_on_memory_is_shared(b
     """What may be ahead of one of eight readers in sequence, beside what may be ahead of one alone."""
 
     def ahead(streams: int) -> int:
-        size, most, link = 1 << 30, 0, Link()
-        link.round_trip, link.bandwidth = 0.02, 1e8
-        window = 8 * MIB if bounded else size
-        fetch = Policy(
-            size,
-            link,
-            largest=None if bounded else 2 * MIB,
-            least=LEAST,
-            window=window,
-            connections=16,
-            absent=lambda start, stop: stop - start,
-            memory=plenty,
-        )
+        size, most = 1 << 30, 0
+        fetch = policy(size, window=8 * MIB) if bounded else policy(size, largest=2 * MIB)
         for at in range(0, 16 * MIB, 65536):
             for stream in range(streams):
                 start = stream * size // streams + at
@@ -592,18 +575,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_run_whose_edge_lies_behind_asks_for_nothing_empty() -> None:
     """Over loopback a run's reader fetches its window himself: what was asked for behind him may end before that."""
-    link = Link()
-    link.round_trip, link.bandwidth = 0.0003, 2e9
-    fetch = Policy(
-        262_144,
-        link,
-        largest=None,
-        least=LEAST,
-        window=262_144,
-        connections=16,
-        absent=lambda start, stop: stop - start,
-        memory=plenty,
-    )
+    fetch = policy(262_144, round_trip=0.0003, rate=2e9)
     follow(fetch, 262_144, [*[(0, 1, False, False)] * 30, (0, 1, True, False), (20_479, 1, False, False)])
     follow(fetch, 262_144, [(at, 4096, at % 3 == 0, at % 5 == 0) for at in range(0, 262_144, 4096)])
 
@@ -633,16 +605,7 @@ def test_what_a_bound_on_memory_pushes_out_is_not_bought() -> None:
     reads = [rng.randrange(size - 10) for _ in range(4000)]
     fetched = {}
     for window in (2 * MIB, size):
-        fetch = Policy(
-            size,
-            policy()._link,
-            largest=None,
-            least=LEAST,
-            window=window,
-            connections=16,
-            absent=lambda a, b: b - a,
-            memory=plenty,
-        )
+        fetch = policy(size, window=window)
         advices = [fetch.access(at, at + 10, 0.0, missing=True) for at in reads]
         fetched[window] = sum(advice.block.length + sum(w.length for w in advice.behind) for advice in advices)
     assert fetched[2 * MIB] <= 1.25 * 4000 * 65536
