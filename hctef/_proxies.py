@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from hctef._urls import Url, parse_url
 from hctef.exceptions import HctefUrlError
@@ -15,6 +16,11 @@ def environment_proxy(url: str) -> Url | None:
 
     Raises HctefUrlError: what the environment names is no http(s) URL. It does not show it: it may hold a password.
     """
+    # Elsewhere the system's settings count, too.
+    if sys.platform == "linux" and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    from urllib.request import getproxies  # noqa: PLC0415  # 2 ms of `import hctef`: few are behind a proxy
+
     parts = urlsplit(url)
     proxies = getproxies()
     name = parts.scheme if proxies.get(parts.scheme) else "all"
@@ -26,6 +32,8 @@ def environment_proxy(url: str) -> Url | None:
 
 def _is_exempt(server: str) -> bool:
     """Whether the environment wants no proxy for it; of an IPv6 address it may say so without the brackets."""
+    from urllib.request import proxy_bypass  # noqa: PLC0415  # as above
+
     literal = server[1 : server.find("]")] if server.startswith("[") else ""
     return bool(proxy_bypass(server) or (literal and proxy_bypass(literal)))
 

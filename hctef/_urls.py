@@ -11,7 +11,6 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from hctef.exceptions import HctefUrlError
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LITERAL = re.compile(r"\[[0-9A-Za-z.:%~_-]+\](:[0-9]*)?")
 
 
@@ -42,7 +41,7 @@ def parse_url(url: object) -> Url:
         raise HctefUrlError(f"a URL must be a str (or a callable that returns one), not {type(url).__name__}")
     if _FORBIDDEN.search(url):
         raise HctefUrlError("the URL holds a space or a control character; percent-encode it")
-    if _SURROGATE.search(url):
+    if not url.isascii() and any("\ud800" <= character <= "\udfff" for character in url):
         raise HctefUrlError("the URL holds a lone surrogate, which no bytes stand for")
     try:
         parts = urlsplit(url)
