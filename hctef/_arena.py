@@ -18,8 +18,6 @@ from hctef._ranges import PAGE
 
 _DONTNEED_LOCKED = 24
 """MADV_DONTNEED_LOCKED, which the mmap module does not have."""
-EXPECTED = 16 * 1024 * 1024
-"""Bytes of memory that are taken at the most before what is to be there has come."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -37,17 +35,15 @@ class Arena(Protocol):
     def fill(self, start: int, data: Buffer) -> None:
         """Put `data` at byte `start`. Any thread may, for bytes that it has claimed; no lock is needed."""
 
-    def room(self, start: int, stop: int) -> memoryview | None:
-        """Where bytes `[start, stop)` may be received in place of `fill`; None: nowhere, they are to be filled in."""
+    def room(self, start: int, stop: int, end: int = 0) -> memoryview | None:
+        """Where bytes `[start, stop)` may be received in place of `fill`; None: nowhere, they are to be filled in.
+        `end`: up to there all will come behind them, in order."""
 
     def publish(self, start: int, stop: int) -> None:
         """All bytes of pages `[start, stop)` were given to `fill`: have them there, before they are marked resident."""
 
-    def expect(self, start: int, stop: int) -> None:
-        """All of page-aligned `[start, stop)` will be filled: a hint."""
-
     def gather(self, start: int, stop: int) -> None:
-        """The same where some of its pages are there already."""
+        """All of page-aligned `[start, stop)` will be filled, and some of its pages are there already: a hint."""
 
     def watch(self, page: int) -> None:
         """The first touch of an absent page is to be heard of: where touches are faults, withhold it when it comes."""
@@ -79,7 +75,12 @@ class AnonymousArena:
     def fill(self, start: int, data: Buffer) -> None:
         self.bytes[start : start + len(data)] = data
 
-    def room(self, start: int, stop: int) -> memoryview | None:
+    def room(self, start: int, stop: int, end: int = 0) -> memoryview | None:
+        # Never by default: a page that is read alone would take 2 MiB of memory. Each when the bytes before it have
+        # come: memory that was cleared just now is in the processor's cache still.
+        for low in range(-(-start // HUGE) * HUGE, min(stop, end - HUGE + 1), HUGE):
+            if not huge_pages.populate(self._advise, low):
+                break
         return memoryview(self.bytes)[start:stop]
 
     def publish(self, start: int, stop: int) -> None:
@@ -91,19 +92,12 @@ class AnonymousArena:
     def unwatch(self, start: int, stop: int) -> None:
         """As `watch`."""
 
-    def expect(self, start: int, stop: int) -> None:
-        # Never by default: a page that is read alone would take 2 MiB of memory.
-        for low in range(-(-start // HUGE) * HUGE, min(stop, start + EXPECTED) - HUGE + 1, HUGE):
-            if not huge_pages.populate(self._advise, low):
-                return
-
     def gather(self, start: int, stop: int) -> None:
         # A fault makes no huge page where small ones are. To fill 4 MiB with one page in each half took 3.6 ms, so 0.8.
         # One by one: a call ends at the first that is empty.
         for low in range(-(-start // HUGE) * HUGE, stop - HUGE + 1, HUGE):
             if not huge_pages.collapse(self._advise, low):
                 return
-        self.expect(start, stop)
 
     def _advise(self, advice: int, start: int, length: int) -> bool:
         with contextlib.suppress(OSError):

@@ -238,7 +238,8 @@ class Delivery(Storing):
         if stop > claim.start:
             least = 1 if claim.urgent or self.link.near else PATIENT
             patient = not claim.behind or lane is None or all(each.behind for each in lane.waiting)
-            yield from self.requester.fetch(claim.start, stop, self.arena_sink(least), commit, lane, patient=patient)
+            sink = self.arena_sink(least, claim.stop)
+            yield from self.requester.fetch(claim.start, stop, sink, commit, lane, patient=patient)
         if coming and tail is not None:
             yield Wait(tail.wait_for(tail.start + 1))  # it waits for nobody
             if claim.cancelled or self.closed:  # another arena, perhaps
@@ -252,9 +253,12 @@ class Delivery(Storing):
         whole = True
         commit(stop)
 
-    def arena_sink(self, least: int = 1) -> Sink:
-        """Puts bytes into the arena: straight from the socket where it has room for that. `least`: see `Sink`."""
-        return Sink(Fill, self.arena.room, least=least, keep=self._keeping())
+    def arena_sink(self, least: int = 1, end: int = 0) -> Sink:
+        """Puts bytes into the arena: straight from the socket where it has room for that. `least`, `end`: see
+        `Sink`."""
+        if self.options.max_resident_bytes is not None:
+            end = 0  # what is evicted piece by piece is no use in huge pages
+        return Sink(Fill, self.arena.room, end=end, least=least, keep=self._keeping())
 
     def close(self) -> None:
         """Stop transfers; whoever waits for them wakes, and finds the file closed."""

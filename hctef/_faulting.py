@@ -159,7 +159,7 @@ class FaultingArena:
     def fill(self, start: int, data: Buffer) -> None:
         """What a transfer still had in its hands when the pager took over: the pager fetches it."""
 
-    def room(self, start: int, stop: int) -> memoryview | None:
+    def room(self, start: int, stop: int, end: int = 0) -> memoryview | None:
         """Nowhere: only the pager fills it."""
         return None
 
@@ -172,10 +172,8 @@ class FaultingArena:
     def unwatch(self, start: int, stop: int) -> None:
         """The pager's."""
 
-    def expect(self, start: int, stop: int) -> None:
+    def gather(self, start: int, stop: int) -> None:
         """The pager's."""
-
-    gather = expect
 
     def view(self, start: int, stop: int) -> memoryview:
         return memoryview(self.bytes)[start:stop]

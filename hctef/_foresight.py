@@ -53,6 +53,7 @@ class Foresight(Pace):
         "_absent",
         "_bound",
         "_finder",
+        "_follows",
         "_hint",
         "_lattice",
         "_least",
@@ -84,6 +85,8 @@ class Foresight(Pace):
         self.fits = window >= size
         """Nothing has to make room for what is ahead."""
         self._hint = "normal"
+        self._follows = False
+        """The latest reader goes on while bytes come: he does not fetch them himself."""
         self._runs: list[Run] = []  # latest first
         self._survival = Survival()
         self._strides: list[Stride] = []  # latest first
@@ -108,6 +111,9 @@ class Foresight(Pace):
 
     def _ahead(self, run: Run, block: ByteRange, trust: float, behind: list[ByteRange], traps: list[int]) -> None:
         """Ask for what is worth it beyond a run's last read and what is fetched for that. `trust`: see `_worth`."""
+        if run.step >= 0 and self.outruns and not self._follows:  # he fetches more himself, when it is missed
+            run.reach()
+            return
         step = 1 if run.step >= 0 else -1
         last = block.stop if step > 0 else block.start
         ahead = self._worth(max(run.length, (last - run.first) * step), trust)

@@ -155,10 +155,6 @@ class Planner(Streaming):
                 if odd is not None:
                     self._spring(odd, odd + PAGE)
         self._wishes.push(advice.behind, self._came)
-        if self.options.max_resident_bytes is None:
-            for extent in advice.behind:
-                if extent.length >= HUGE_BYTES:
-                    self.arena.expect(*align(*extent, self.size))
         return urgent, () if urgent and self._takes_along and self._wishes.short else self._pump()
 
     def copy(self, start: int, stop: int, piece: int = 0, watch: Watch | None = None) -> PlanGen[bytes]:
@@ -338,8 +334,6 @@ class Planner(Streaming):
         it, so several may come one behind the other on a connection; else a reader's request comes before the next."""
         pieces: list[ByteRange] = []
         for extent in self._gaps.extents(gaps):
-            if extent.length >= HUGE_BYTES and self.options.max_resident_bytes is None:
-                self.arena.expect(*extent)
             parts = min(self.options.max_connections, SPLIT_MOST, -(-extent.length // SPLIT_BYTES))
             pieces += split(extent, parts) if parts > 1 else (extent,)
         claims = tuple(self.cache.claim(piece) for piece in pieces)

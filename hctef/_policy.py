@@ -29,8 +29,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hctef._foresight import Foresight
+from hctef._huge import HUGE
 from hctef._link import Link
-from hctef._pace import KIB, MIB
+from hctef._pace import INTAKE, KIB, MIB
 from hctef._patterns import Run, Stride
 from hctef._ranges import PAGE, ByteRange
 from hctef._regions import EAGER, EAGER_NEAR, Blocks, Rents
@@ -55,18 +56,12 @@ SLOWEST, SLOWEST_NEAR = 4.0, 2.0
 """Round trips that a miss is believed to take at most. Over a near line most of a long wait is what else this machine
 does: believed, it had views fetch 67 MB of 16.8 that were read, in regions. Where reads show such, blocks grow instead.
 """
-INTAKE = 1e9
-"""Bytes/s that a process takes up of a near line, with all that it does with them."""
-LONGEST_ALONE = 4 * MIB
-"""Bytes: on a near line a run's reader fetches what is worth it himself: another thread would spare him a round trip
-only, and the two would wait for each other's locks."""
-LONGEST_FOLLOWED = 4 * LONGEST_ALONE
-"""The same for a reader who goes on behind the bytes as they come: at the end of each block he waits for a round trip
-and all the work of a miss. A sum over 512 MiB of a view over loopback takes 0.73 s with 16 MiB, 0.88 s with 4 MiB."""
-
-BOUGHT_SECONDS = 0.016
-"""Of a near line's bytes that its reader waits for at once of what is bought, from LONGEST_ALONE to LONGEST_FOLLOWED:
-each block takes the work of a miss. 1,000 random reads of 256 MiB over loopback: 0.50 s with 4 MiB, 0.40 with 16."""
+ALONE_LEAST, ALONE_MOST = 4 * MIB, 16 * MIB
+"""Bytes: on a near line a run's reader fetches what is worth it himself, so many at once, as what comes in
+ALONE_SECONDS: at the end of each block he waits for a round trip and all the work of a miss."""
+ALONE_SECONDS = 0.016
+"""1,000 random reads of 256 MiB, which is bought, over loopback: 0.50 s with 4 MiB, 0.40 with 16. One who follows the
+bytes as they come gets the most on any near line: a sum over 512 MiB of a view, 0.88 and 0.73 s."""
 
 
 class Advice(NamedTuple):
@@ -139,7 +134,7 @@ class Policy(Foresight):
     ) -> Advice:
         """A read that was no plain hit: bytes of it were absent (`missing`), in flight, or a trap's. `follows`: its
         reader goes on when they come, and does not wait for the rest of the block."""
-        self._unexplained = False
+        self._unexplained, self._follows = False, follows
         self._rents.since += 1
         if self._largest == 0:
             return Advice(ByteRange(start, stop))
@@ -149,13 +144,12 @@ class Policy(Foresight):
             return Advice(ByteRange(start, stop))
         product = self._link.product
         unit = self._blocks.unit(product)
-        longest = LONGEST_FOLLOWED if follows else LONGEST_ALONE
         for index, run in enumerate(self._runs):
             if stop >= run.near and start <= run.nearly and (step := run.continues(start, stop)):
                 if index:
                     del self._runs[index]
                     self._runs.insert(0, run)
-                return self._run_on(run, step, start, stop, missing=missing, unit=unit, longest=longest)
+                return self._run_on(run, step, start, stop, missing=missing, unit=unit)
         for index, stride in enumerate(self._strides):
             if steps := stride.position(start, stop, self._connections):
                 if index:
@@ -170,7 +164,7 @@ class Policy(Foresight):
             if -UNSEEN <= start - run.edge <= UNSEEN and (step := self._through(run, start, stop)) != 0:
                 self._runs.remove(run)
                 self._runs.insert(0, run)
-                return self._run_on(run, step, start, stop, missing=missing, unit=unit, longest=longest)
+                return self._run_on(run, step, start, stop, missing=missing, unit=unit)
         return self._begin(start, stop, product, unit)
 
     def _through(self, run: Run, start: int, stop: int) -> int:
@@ -243,11 +237,16 @@ class Policy(Foresight):
         region = self._rents.holding(start)
         if region is None:
             return block
-        unit = 1 << int(max(LONGEST_ALONE, self._link.bandwidth * BOUGHT_SECONDS)).bit_length() - 1
-        unit = min(unit, LONGEST_FOLLOWED)
+        unit = self._alone
         low = start // unit * unit
         low, high = max(low, region.start), min(low + unit, region.stop)
         return ByteRange(min(low, block.start), max(high, block.stop))
+
+    @property
+    def _alone(self) -> int:
+        """Bytes, a power of two, that a reader on a near line waits for at once."""
+        most = ALONE_MOST if self._follows else int(self._link.bandwidth * ALONE_SECONDS)
+        return min(ALONE_MOST, 1 << max(ALONE_LEAST, most).bit_length() - 1)
 
     def _block(self, start: int, stop: int, unit: int) -> ByteRange:
         """What to fetch at once for a miss: what is absent of the block around it."""
@@ -264,8 +263,8 @@ class Policy(Foresight):
             high = stop
         return ByteRange(low, high)
 
-    def _run_on(self, run: Run, step: int, start: int, stop: int, *, missing: bool, unit: int, longest: int) -> Advice:
-        """A run goes on. `longest`: bytes that its reader fetches himself."""
+    def _run_on(self, run: Run, step: int, start: int, stop: int, *, missing: bool, unit: int) -> Advice:
+        """A run goes on."""
         before = run.length
         if run.ended:
             run.ended = False
@@ -290,9 +289,12 @@ class Policy(Foresight):
             elif step > 0:
                 more = int(min(run.length, product / SMALL))
                 if self._link.near:
-                    more = alone = min(self._worth(run.length, 1.0), longest)
+                    more = alone = min(self._worth(run.length, 1.0), self._alone)
                 more = int(min(max(unit, more), max(self._share, self._bound / 4)))
-                block = self._clip(start, max(stop, start + more))
+                end = start + more
+                if alone > 2 * HUGE:
+                    end -= end % HUGE
+                block = self._clip(start, max(stop, end))
             else:  # what is between it and what was asked for, and more below
                 unit = min(unit, self._bound)
                 high = edge if stop <= edge <= start + unit else stop

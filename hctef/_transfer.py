@@ -54,20 +54,21 @@ class Sink:
     """Where the bytes of a body go. `put` makes the step that stores a piece; `room`, where it has any, is where they
     can be received instead."""
 
-    __slots__ = ("_keep", "_least", "_staging", "passes", "put", "room")
+    __slots__ = ("_end", "_keep", "_least", "_staging", "passes", "put", "room")
 
     def __init__(
         self,
         put: Callable[[int, bytes | memoryview], Step],
-        room: Callable[[int, int], memoryview | None] | None = None,
+        room: Callable[[int, int, int], memoryview | None] | None = None,
         *,
+        end: int = 0,
         least: int = 1,
         passes: bool = False,
         keep: Callable[[int, bytes | memoryview], PlanGen[None]] | None = None,
     ) -> None:
-        """`least`: bytes to wait for, each time. `passes`: they are handed on as they come, and not kept. `keep`: what
-        else is done with each piece."""
-        self.put, self.room, self._least, self.passes, self._keep = put, room, least, passes, keep
+        """`end`: up to there all will come. `least`: bytes to wait for, each time. `passes`: they are handed on as they
+        come, and not kept. `keep`: what else is done with each piece."""
+        self.put, self.room, self._end, self._least, self.passes, self._keep = put, room, end, least, passes, keep
         self._staging: memoryview | None = None
 
     def take(self, at: int, limit: int, *, whole: bool) -> PlanGen[int]:
@@ -78,7 +79,7 @@ class Sink:
             if data:
                 yield from self.store(at, data)
             return len(data)
-        into = self.room(at, at + limit)
+        into = self.room(at, at + limit, self._end)
         direct = into is not None
         if into is None:
             if self._staging is None or len(self._staging) < limit:

@@ -48,20 +48,38 @@ def collapses() -> bool:
 
 @pytest.mark.skipif(not collapses(), reason="needs huge pages, and Linux 6.7")
 def test_small_pages_become_huge_ones_with_their_bytes() -> None:
-    """And what is empty beside them is had in huge ones, too: all of it is to be filled."""
     arena = AnonymousArena(SIZE)
     for page in (3, HUGE // PAGE + 100):
         arena.fill(page * PAGE, DATA[page * PAGE : (page + 1) * PAGE])
     with arena.view(3 * PAGE, 4 * PAGE) as view:
         arena.gather(PAGE, SIZE - PAGE)  # the first and the last part are not in it as a whole
-        assert huge_kib(arena) == 2 * HUGE // 1024
+        assert huge_kib(arena) == HUGE // 1024
         arena.gather(0, SIZE)
-        assert huge_kib(arena) == 4 * HUGE // 1024
+        assert huge_kib(arena) == 2 * HUGE // 1024
         assert view == DATA[3 * PAGE : 4 * PAGE]
     expected = bytearray(SIZE)
     for page in (3, HUGE // PAGE + 100):
         expected[page * PAGE : (page + 1) * PAGE] = DATA[page * PAGE : (page + 1) * PAGE]
     assert arena.bytes[:] == expected
+    arena.close()
+
+
+@pytest.mark.skipif(not collapses(), reason="needs huge pages, and Linux 6.7")
+def test_what_comes_as_a_whole_comes_into_huge_pages() -> None:
+    """Each when the bytes before it have come; what is not known to come as a whole takes no more memory than it is."""
+    arena = AnonymousArena(SIZE)
+    for start, stop, end, huge in (
+        (0, PAGE, 0, 0),  # nothing is known of what follows
+        (PAGE, HUGE, SIZE, 0),  # its first page lies before
+        (HUGE, HUGE + PAGE, 2 * HUGE - PAGE, 0),  # it does not come as a whole
+        (HUGE, HUGE + PAGE, SIZE, 1),
+        (HUGE + PAGE, 2 * HUGE + PAGE, SIZE, 2),
+        (2 * HUGE + PAGE, 3 * HUGE, SIZE, 2),
+    ):
+        room = arena.room(start, stop, end)
+        assert room is not None
+        assert len(room) == stop - start
+        assert huge_kib(arena) == huge * HUGE // 1024
     arena.close()
 
 
@@ -114,13 +132,13 @@ def test_huge_pages_that_are_had_slowly_are_not_asked_for(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(AnonymousArena, "_advise", advise)
     arena = AnonymousArena(SIZE)
-    arena.expect(0, SIZE)
-    assert asked == [(HUGEPAGE, 0), (POPULATE_WRITE, 0)]  # the rest of what is expected comes in small ones
+    arena.room(0, SIZE, SIZE)
+    assert asked == [(HUGEPAGE, 0), (POPULATE_WRITE, 0)]  # the rest comes in small ones
     assert pages.pay
     arena.gather(0, SIZE)
     assert not pages.pay
     asked.clear()
-    arena.expect(0, SIZE)
+    arena.room(0, SIZE, SIZE)
     arena.gather(0, SIZE)
     assert asked == []
     arena.close()

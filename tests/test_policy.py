@@ -634,10 +634,10 @@ def test_what_is_bought_over_a_near_line_comes_in_blocks_of_some_milliseconds(ra
 
 
 def test_a_reader_who_follows_the_bytes_is_fetched_longer_blocks() -> None:
-    """Over loopback, where others would wait for all of them."""
+    """Over a near line, where others would wait for all of them: who does, for a sixtieth of a second at most."""
 
-    def longest(*, follows: bool) -> int:
-        fetch, at, blocks = policy(round_trip=0.0002, rate=2e9), 0, []
+    def longest(rate: float, *, follows: bool) -> int:
+        fetch, at, blocks = policy(round_trip=0.0002, rate=rate), 0, []
         while at < 256 * MIB:
             block = fetch.access(at, at + 1, 0.0, missing=True, follows=follows).block
             blocks.append(block.length)
@@ -645,8 +645,23 @@ def test_a_reader_who_follows_the_bytes_is_fetched_longer_blocks() -> None:
         assert all(after <= 4 * before for before, after in itertools.pairwise(blocks))  # by what was read so far
         return max(blocks)
 
-    assert longest(follows=False) == 4 * MIB
-    assert longest(follows=True) == 16 * MIB
+    assert longest(2.5e8, follows=False) == 4 * MIB
+    assert longest(6e8, follows=False) == 8 * MIB
+    assert longest(2e9, follows=False) == 16 * MIB
+    assert longest(2.5e8, follows=True) > 4 * MIB
+
+
+@pytest.mark.parametrize(("rate", "follows", "behind"), [(2e9, False, False), (2e9, True, True), (1e8, False, True)])
+def test_what_comes_as_fast_as_it_is_taken_up_is_not_fetched_behind_its_reader(
+    rate: float, follows: bool, behind: bool
+) -> None:
+    """Another thread would spare him nothing. Over a slower line, or where he is another process, it does."""
+    fetch, wished = policy(round_trip=0.0002, rate=rate), 0
+    for at in range(0, 16 * MIB, 65_536):
+        missing = at % MIB == 0  # else it was there, or on its way, and somebody heard of it
+        advice = fetch.access(at, at + 65_536, 0.0, missing=missing, follows=follows)
+        wished += sum(extent.length for extent in advice.behind)
+    assert (wished > 0) is behind
 
 
 @pytest.mark.parametrize(("round_trip", "most"), [(0.0002, 2.0), (0.02, 4.0)])

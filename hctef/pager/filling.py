@@ -163,14 +163,12 @@ class FillingArena:
                 self._copy_from(page, page + PAGE, self._staging + page)
             self._unstage(page)
 
-    def room(self, start: int, stop: int) -> memoryview | None:
+    def room(self, start: int, stop: int, end: int = 0) -> memoryview | None:
         """Nowhere: this process does not map it."""
         return None
 
-    def expect(self, start: int, stop: int) -> None:
+    def gather(self, start: int, stop: int) -> None:
         """Nothing: what is not staged takes no memory here."""
-
-    gather = expect
 
     # the reader's own fault tells how far it is
 
