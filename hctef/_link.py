@@ -71,17 +71,17 @@ class Link:
         "_total",
         "_trips",
         "bandwidth",
+        "cost",
         "full_at",
+        "near",
         "pipelines",
+        "product",
         "round_trip",
         "width",
     )
 
     def __init__(self) -> None:
-        self.round_trip = PRIOR_ROUND_TRIP
-        """Seconds from a request to the head of its response."""
-        self.bandwidth = PRIOR_PRODUCT / PRIOR_ROUND_TRIP
-        """Bytes/s."""
+        self.believe(PRIOR_ROUND_TRIP, PRIOR_PRODUCT / PRIOR_ROUND_TRIP)
         self._trips: deque[float] = deque(maxlen=RECENT)
         self._rates: deque[float] = deque(maxlen=RECENT)
         self._total = 0  # bytes received ever
@@ -94,20 +94,18 @@ class Link:
         self.width = Width()
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=64)  # totals, every quarter of a round trip
 
-    @property
-    def near(self) -> bool:
+    def believe(self, round_trip: float, bandwidth: float) -> None:
+        """Both numbers, and what follows from them: that is asked for far more often than it changes."""
+        self.round_trip = round_trip
+        """Seconds from a request to the head of its response."""
+        self.bandwidth = bandwidth
+        """Bytes/s."""
+        self.near = round_trip < NEARBY
         """Whether the work of this process takes longer than to wait for bytes."""
-        return self.round_trip < NEARBY
-
-    @property
-    def product(self) -> float:
-        """Bandwidth x round trip: the bytes that a round trip is worth."""
-        return self.bandwidth * self.cost
-
-    @property
-    def cost(self) -> float:
+        self.cost = round_trip + WORK if self.near else round_trip
         """Seconds that a round trip takes; over a near line with the work that goes with it."""
-        return self.round_trip + WORK if self.near else self.round_trip
+        self.product = bandwidth * self.cost
+        """Bandwidth x round trip: the bytes that a round trip is worth."""
 
     def answered(self, seconds: float) -> None:
         """A response's head came so long after its request was sent (or its connection was begun)."""
@@ -118,9 +116,8 @@ class Link:
             if self._total - before > (seconds - self.round_trip) * self.bandwidth / 2:
                 return  # it queued behind our own bytes
         trips.append(seconds)
-        self.round_trip = max(1e-6, min(trips.copy()))
-        if not self._rates:
-            self.bandwidth = min(FASTEST, PRIOR_PRODUCT / self.round_trip)
+        least = max(1e-6, min(trips.copy()))
+        self.believe(least, self.bandwidth if self._rates else min(FASTEST, PRIOR_PRODUCT / least))
 
     @property
     def known(self) -> dict[str, float | bool]:
@@ -131,7 +128,8 @@ class Link:
         """What another process has learnt of the same line, where nothing was measured here."""
         if not self._trips:
             self.answered(known["round_trip"])
-            self.bandwidth, self.pipelines = known["bandwidth"], bool(known["pipelines"])
+            self.believe(self.round_trip, known["bandwidth"])
+            self.pipelines = bool(known["pipelines"])
 
     def train(self) -> Train:
         """What to tell about the body that follows."""
@@ -167,7 +165,7 @@ class Link:
         The second largest of the recent ones is believed, as one outlier is none of the line's doing.
         """
         self._rates.append(value)
-        self.bandwidth = max(1.0, sorted(self._rates.copy())[-2:][0])
+        self.believe(self.round_trip, max(1.0, sorted(self._rates.copy())[-2:][0]))
 
 
 class Train:

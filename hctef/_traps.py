@@ -19,14 +19,12 @@ MOST = 256
 class _Pages:
     """Offsets of pages, by their order and by their age."""
 
-    __slots__ = ("_ages", "_order")
+    __slots__ = ("_ages", "order")
 
     def __init__(self) -> None:
         self._ages: dict[int, None] = {}
-        self._order: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._order)
+        self.order: list[int] = []
+        """Sorted."""
 
     @property
     def oldest(self) -> int:
@@ -35,27 +33,27 @@ class _Pages:
     def add(self, page: int) -> None:
         if page not in self._ages:
             self._ages[page] = None
-            insort(self._order, page)
+            insort(self.order, page)
 
     def touch(self, start: int, stop: int) -> bool:
         """Whether any is in `[start, stop)`."""
-        order = self._order
+        order = self.order
         index = bisect_left(order, start)
         return index < len(order) and order[index] < stop
 
     def within(self, start: int, stop: int) -> list[int]:
         """Those in `[start, stop)`, sorted."""
-        index = bisect_left(self._order, start)
-        return self._order[index : bisect_left(self._order, stop, index)]
+        index = bisect_left(self.order, start)
+        return self.order[index : bisect_left(self.order, stop, index)]
 
     def take(self, start: int, stop: int) -> list[int]:
         """Remove those in `[start, stop)`; return them, sorted."""
-        index = bisect_left(self._order, start)
-        end = bisect_left(self._order, stop, index)
-        taken = self._order[index:end]
+        index = bisect_left(self.order, start)
+        end = bisect_left(self.order, stop, index)
+        taken = self.order[index:end]
         for page in taken:
             del self._ages[page]
-        del self._order[index:end]
+        del self.order[index:end]
         return taken
 
 
@@ -68,22 +66,22 @@ class Traps:
         self._armed, self._withheld = _Pages(), _Pages()
 
     def __bool__(self) -> bool:
-        return bool(self._armed or self._withheld)
+        return bool(self._armed.order or self._withheld.order)
 
     def withheld(self, start: int, stop: int) -> list[int]:
         """The pages that begin in `[start, stop)`, have come, and were not touched yet, sorted."""
-        return self._withheld.within(start, stop) if self._withheld else []
+        return self._withheld.within(start, stop) if self._withheld.order else []
 
     def arm(self, page: int) -> int | None:
         """Withhold an absent page when it comes. Returns a page to disarm in its place, where there are too many."""
         self._armed.add(page)
-        if len(self._armed) + len(self._withheld) <= MOST:
+        if len(self._armed.order) + len(self._withheld.order) <= MOST:
             return None
-        return (self._withheld or self._armed).oldest
+        return (self._withheld if self._withheld.order else self._armed).oldest
 
     def came(self, start: int, stop: int) -> list[int]:
         """Pages `[start, stop)` have come. Returns those of them to withhold, sorted."""
-        found = self._armed.take(start, stop) if self._armed else []
+        found = self._armed.take(start, stop) if self._armed.order else []
         for page in found:
             self._withheld.add(page)
         return found

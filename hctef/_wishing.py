@@ -75,7 +75,8 @@ class Wishing(Residency):
         wishes, policy = self._wishes, self.policy
         if not policy.fits:
             wishes.expire(self._came - policy.window)
-        found = wishes.first(self._gaps, policy.piece)
+        piece = policy.piece
+        found = wishes.first(self._gaps, piece)
         if found is None:
             return None
         (start, stop), long = found
@@ -88,7 +89,7 @@ class Wishing(Residency):
             elif lane is not None and policy.warmth(rank) > policy.warmth(lane.rank):
                 lane = None
         most = policy.piece_of(rank) if lane is None else lane.room(policy.joining)
-        if wishes.bytes and wishes.bytes + self._own + (most if long else policy.piece) > policy.in_flight:
+        if wishes.bytes and wishes.bytes + self._own + (most if long else piece) > policy.in_flight:
             return None
         last = wishes.last(self._gaps, most) if long and lane is None and self._is_cold(rank) else None
         start, stop = last or (start, min(stop, start + most))

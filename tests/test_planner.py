@@ -311,7 +311,7 @@ def test_small_pages_are_gathered_before_a_long_block_is_fetched(
     monkeypatch.setattr(hctef._planner, "HUGE_BYTES", 8 * PAGE)
     loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0, max_resident_bytes=limit)
     planner, gathered = loop.planner, []
-    planner.link.round_trip = 0.0001
+    planner.link.believe(0.0001, planner.link.bandwidth)
     monkeypatch.setattr(AnonymousArena, "gather", lambda _, start, stop: gathered.append((start, stop)))
     for length in (4 * PAGE, 16 * PAGE):
         advice = Advice(ByteRange(100, length - 100))
@@ -349,7 +349,7 @@ def test_gaps_that_come_in_turn_are_given_back_together(error: BaseException | N
     """Over a near line, where one of them fails or its reader is interrupted: nobody fetches the others any longer."""
     loop = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0, readahead="off")
     planner = loop.planner
-    planner.link.round_trip = 0.0001
+    planner.link.believe(0.0001, planner.link.bandwidth)
     loop.start(planner.read(8 * PAGE, 10 * PAGE))
     loop.run()
     reading = planner.read(4 * PAGE, 16 * PAGE)

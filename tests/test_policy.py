@@ -50,7 +50,7 @@ def policy(
 ) -> Policy:
     """One that knows its line, and to which nothing is ever there."""
     link = Link()
-    link.round_trip, link.bandwidth = round_trip, rate
+    link.believe(round_trip, rate)
     return Policy(
         size,
         link,
@@ -588,7 +588,7 @@ def test_a_run_is_heard_of_while_its_windows_are_not_due() -> None:
     advice = fetch.access(65536, 131072, 0.0, missing=True)
     for _ in range(14):
         advice = fetch.access(advice.traps[0], advice.traps[0] + 4096, 0.0, missing=False, trapped=True)
-    fetch._link.bandwidth /= 4
+    fetch._link.believe(fetch._link.round_trip, fetch._link.bandwidth / 4)
     at, edge = advice.traps[0], advice.behind[0].stop
     advice = fetch.access(at, at + 4096, 0.0, missing=False, trapped=True)
     assert advice.behind == ()
