@@ -158,7 +158,7 @@ def test_what_is_asked_for_in_turn(
     range_server: RangeServer, url: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a near line: a read that is cancelled, or fails, begins with no other gap, and keeps account of none."""
-    monkeypatch.setattr("hctef._link.Link.near", True)
+    monkeypatch.setattr("hctef._link.NEARBY", 1.0)
 
     async def main() -> None:
         async with AsyncHttpFile(url, prefetch_bytes=0, readahead="off", retries=0) as file:

@@ -440,7 +440,7 @@ def test_a_read_of_many_gaps_ends_where_one_fails(
     range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a near line they are asked for in turn: each would wait for the same timeout, and be retried."""
-    monkeypatch.setattr("hctef._link.Link.near", True)
+    monkeypatch.setattr("hctef._link.NEARBY", 1.0)
     with hctef.HttpFile(url, prefetch_bytes=0, readahead="off", retries=0) as file:
         file.prefetch([(at, 10) for at in range(0, 500_000, 50_000)])
         asked = range_server.requests
