@@ -6,7 +6,8 @@ Extra bytes cost time on the line, a miss costs a round trip. Both are measured 
 `_regions.py`; how far the order of reads foretells more, `_foresight.py`):
 
 - Runs: what has been read sequentially for n bytes goes on for w more with chance n / (n + w), or as the runs before
-  it did; so the bytes asked for ahead grow with the bytes read, up to what keeps the line busy.
+  it did; so the bytes asked for ahead grow with the bytes read, up to what keeps the line busy. What comes as fast as
+  it is taken up (loopback), their reader fetches himself.
 - Strides: three equal steps foretell the fourth; each that comes true foretells more.
 - Lattices: where long reads lie at the same few distances from each other, in whatever order they come, so do others.
 - Blocks: a miss fetches a block. Where other bytes of the blocks fetched before are read too, or missed beside them,
