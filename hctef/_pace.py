@@ -20,8 +20,6 @@ COLD = 64 * KIB
 """What a new connection carries in a few round trips."""
 JOINING = 4
 """Parts of a connection's share, each a request: the server has the next one before it has sent the rest."""
-INTAKE = 1e9
-"""Bytes/s that a process takes up of a near line, with all that it does with them."""
 AT_ONCE_NEAR = 1
 """951 ranges of 4 KiB over loopback: 0.30 s with one thread beside the reader's, 0.33 with 2 or 3, 0.60 with 16."""
 
@@ -40,12 +38,6 @@ class Pace:
     def paying(self) -> bool:
         """Whether a region that was bought is under way: then readers' own requests are to wait behind little."""
         return False
-
-    @property
-    def outruns(self) -> bool:
-        """Whether bytes come as fast as this process takes them up: to fetch them behind their reader would spare him
-        nothing, and the two threads would wait for each other's locks."""
-        return self._link.near and self._link.bandwidth >= INTAKE
 
     @property
     def at_once(self) -> int:

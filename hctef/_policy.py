@@ -6,8 +6,8 @@ Extra bytes cost time on the line, a miss costs a round trip. Both are measured 
 `_regions.py`; how far the order of reads foretells more, `_foresight.py`):
 
 - Runs: what has been read sequentially for n bytes goes on for w more with chance n / (n + w), or as the runs before
-  it did; so the bytes asked for ahead grow with the bytes read, up to what keeps the line busy. What comes as fast as
-  it is taken up (loopback), their reader fetches himself.
+  it did; so the bytes asked for ahead grow with the bytes read, up to what keeps the line busy. Over a near line a
+  reader who does little else fetches them himself: another thread would be in his way.
 - Strides: three equal steps foretell the fourth; each that comes true foretells more.
 - Lattices: where long reads lie at the same few distances from each other, in whatever order they come, so do others.
 - Blocks: a miss fetches a block. Where other bytes of the blocks fetched before are read too, or missed beside them,
@@ -29,10 +29,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hctef._foresight import Foresight
+from hctef._foresight import LATELY, PAUSE, Foresight
 from hctef._huge import HUGE
 from hctef._link import Link
-from hctef._pace import INTAKE, KIB, MIB
+from hctef._pace import KIB, MIB
 from hctef._patterns import Run, Stride
 from hctef._ranges import PAGE, ByteRange
 from hctef._regions import EAGER, EAGER_NEAR, Blocks, Rents
@@ -57,6 +57,8 @@ SLOWEST, SLOWEST_NEAR = 4.0, 2.0
 """Round trips that a miss is believed to take at most. Over a near line most of a long wait is what else this machine
 does: believed, it had views fetch 67 MB of 16.8 that were read, in regions. Where reads show such, blocks grow instead.
 """
+INTAKE = 1e9
+"""Bytes/s that a process takes up of a near line, with all that it does with them."""
 ALONE_LEAST, ALONE_MOST = 4 * MIB, 16 * MIB
 """Bytes: on a near line a run's reader fetches what is worth it himself, so many at once, as what comes in
 ALONE_SECONDS: at the end of each block he waits for a round trip and all the work of a miss."""
@@ -125,6 +127,8 @@ class Policy(Foresight):
 
     def waited(self, seconds: float) -> None:
         """A reader waited so long for the network, in the access just before."""
+        self._since += seconds
+        self._waiting += seconds
         if self._unexplained and not self.paying:  # after that it waits for our own bytes
             most = SLOWEST_NEAR if self._link.near else SLOWEST
             ratio = min(most, max(1.0, seconds / self._link.cost))
@@ -136,6 +140,9 @@ class Policy(Foresight):
         """A read that was no plain hit: bytes of it were absent (`missing`), in flight, or a trap's. `follows`: its
         reader goes on when they come, and does not wait for the rest of the block."""
         self._unexplained, self._follows = False, follows
+        self._working = LATELY * (self._working + min(PAUSE, max(0.0, now - self._since)))
+        self._waiting *= LATELY
+        self._since = now
         self._rents.since += 1
         if self._largest == 0:
             return Advice(ByteRange(start, stop))
@@ -289,7 +296,7 @@ class Policy(Foresight):
                 block = self._block(start, stop, unit)  # as likely another read in a cluster
             elif step > 0:
                 more = int(min(run.length, product / SMALL))
-                if self._link.near:
+                if self._is_alone:
                     more = alone = min(self._worth(run.length, 1.0), self._alone)
                 more = int(min(max(unit, more), max(self._share, self._bound / 4)))
                 end = start + more

@@ -651,17 +651,45 @@ def test_a_reader_who_follows_the_bytes_is_fetched_longer_blocks() -> None:
     assert longest(2.5e8, follows=True) > 4 * MIB
 
 
-@pytest.mark.parametrize(("rate", "follows", "behind"), [(2e9, False, False), (2e9, True, True), (1e8, False, True)])
-def test_what_comes_as_fast_as_it_is_taken_up_is_not_fetched_behind_its_reader(
-    rate: float, follows: bool, behind: bool
+@pytest.mark.parametrize(
+    ("round_trip", "work", "follows", "behind"),
+    [
+        (0.0002, 0.0, False, False),
+        (0.0002, 0.004, False, False),
+        (0.0002, 0.006, False, True),
+        (0.0002, 0.006, True, True),
+        (0.0002, 0.0, True, True),
+        (0.02, 0.0, False, True),
+    ],
+)
+def test_who_does_little_but_wait_on_a_near_line_fetches_a_run_himself(
+    round_trip: float, work: float, follows: bool, behind: bool
 ) -> None:
-    """Another thread would spare him nothing. Over a slower line, or where he is another process, it does."""
-    fetch, wished = policy(round_trip=0.0002, rate=rate), 0
-    for at in range(0, 16 * MIB, 65_536):
-        missing = at % MIB == 0  # else it was there, or on its way, and somebody heard of it
-        advice = fetch.access(at, at + 65_536, 0.0, missing=missing, follows=follows)
+    """Another thread would spare him nothing, but where he works meanwhile, or is another process."""
+    fetch, wished, edge, now = policy(round_trip=round_trip, rate=1e9), 0, 0, 1000.0
+    for at in range(0, 32 * MIB, 65_536):
+        now += work
+        missing = at >= edge
+        advice = fetch.access(at, at + 65_536, now, missing=missing, follows=follows)
+        edge = max(edge, advice.block.stop)
         wished += sum(extent.length for extent in advice.behind)
+        fetch.waited(0.01)
+        now += 0.01
     assert (wished > 0) is behind
+
+
+def test_a_pause_is_no_work() -> None:
+    """Who thinks for a minute and then reads on fetches his run himself, soon after."""
+    fetch, edge, now, wished = policy(round_trip=0.0002, rate=1e9), 0, 1000.0, [0]
+    for at in range(0, 256 * MIB, 65_536):
+        now += 60.0 if at == 64 * MIB else 0.0
+        if at >= edge:
+            advice = fetch.access(at, at + 65_536, now, missing=True)
+            edge = max(advice.block.stop, *(extent.stop for extent in advice.behind), 0)
+            wished.append(at if advice.behind else 0)
+            fetch.waited(0.01)
+            now += 0.01
+    assert max(wished) < 160 * MIB
 
 
 @pytest.mark.parametrize(("round_trip", "most"), [(0.0002, 2.0), (0.02, 4.0)])
