@@ -41,7 +41,7 @@ a line: while the reader waits for the slowest, the others go on. Over 80 ms, 25
 with 6 to 10; a single GET takes 12.5."""
 AHEAD = 0.75
 """Of the bytes that may be ahead: the rest is for what is read elsewhere meanwhile."""
-WORKING = 0.5
+WORKING = 1.0
 """Seconds of work for one of waiting, from which on bytes are fetched meanwhile. 128 MiB over loopback, in reads of
 64 KiB: 130 ms (120 where all were fetched by the reader, 160 behind him); with 60 us of hashing each 230 (275, 250)."""
 LATELY, PAUSE = 0.8, 0.1

@@ -655,9 +655,9 @@ def test_a_reader_who_follows_the_bytes_is_fetched_longer_blocks() -> None:
     ("round_trip", "work", "follows", "behind"),
     [
         (0.0002, 0.0, False, False),
-        (0.0002, 0.004, False, False),
-        (0.0002, 0.006, False, True),
-        (0.0002, 0.006, True, True),
+        (0.0002, 0.008, False, False),
+        (0.0002, 0.012, False, True),
+        (0.0002, 0.012, True, True),
         (0.0002, 0.0, True, True),
         (0.02, 0.0, False, True),
     ],
