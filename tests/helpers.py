@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import hctef
+
+by_fault = pytest.mark.skipif(not hctef.paging_support(), reason=f"no demand paging: {hctef.paging_support().reason}")
+
 needs_address_space = pytest.mark.skipif(
     resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY,
     reason="ulimit -v: there is no address space for a file of any size, or it is given as the reason",

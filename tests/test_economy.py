@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import hctef
-from tests.helpers import needs_address_space, pattern, wait_until
+from tests.helpers import by_fault, needs_address_space, pattern, wait_until
 from tests.nginx_server import NginxServer
 from tests.range_server import Gate, RangeServer, Reply, Request, slow, status
 
@@ -273,7 +273,7 @@ def test_more_readers_than_connections_leave_no_backlog(range_server: RangeServe
     assert most <= 32 + 6 * 16
 
 
-@pytest.mark.parametrize("paging", ["fill", "fault"])
+@pytest.mark.parametrize("paging", ["fill", pytest.param("fault", marks=by_fault)])
 @pytest.mark.parametrize("streams", [1, 3, 16])
 def test_sequences_side_by_side_under_a_bound_on_memory(nginx: NginxServer, streams: int, paging: Any) -> None:
     """What comes ahead of a reader is not pushed out by what comes ahead of others, nor by what was read already, as

@@ -29,7 +29,7 @@ from hctef._async_driver import _outcome
 from hctef._pages import PageTable
 from hctef._progress import Bar, Told, Watch, checked_progress, load_tqdm, portable, short_name
 from hctef._ranges import PAGE
-from tests.helpers import pattern, run_clean, wait_until
+from tests.helpers import by_fault, pattern, run_clean, wait_until
 from tests.range_server import Gate, RangeServer, cut, ignore_range, slow, times, trickle, until_close
 
 SIZE = (1 << 20) - 5
@@ -37,7 +37,6 @@ DATA = pattern(SIZE)
 RATE = 4e6
 QUIET: dict[str, Any] = {"prefetch_bytes": 0, "readahead": "off", "retries": 0}
 
-by_fault = pytest.mark.skipif(not hctef.paging_support(), reason=f"no demand paging: {hctef.paging_support().reason}")
 PAGING = [pytest.param("fill"), pytest.param("fault", marks=by_fault)]
 
 
@@ -322,7 +321,7 @@ def test_operations_within_a_bound(url: str, tmp_path: Path, name: str, bound: i
     reports = Reports()
     with hctef.HttpFile(url, progress=reports, max_resident_bytes=bound, **QUIET) as file:
         operation(file, tmp_path)
-    if total > 400_000:
+    if total > max(bound, 400_000):  # something was evicted; else a pause of this machine would be all to be seen
         dones = [done for done, _ in reports.all]
         assert max(b - a for a, b in itertools.pairwise(dones)) < total / 2  # no leap at the end
     reports.check(total)
