@@ -26,7 +26,7 @@ from hctef._steps import Call, FetchPlan, PlanGen, Wait
 from hctef._streaming import Streaming
 
 HUGE_BYTES = 4 * 1024 * 1024
-"""A gap of this length is worth huge pages, where nothing is evicted piece by piece."""
+"""A block of this length is worth gathering small pages, where nothing is evicted piece by piece."""
 
 SPLIT_BYTES = 16 * 1024 * 1024
 """A gap longer than this is split over connections: below it a second one's slow start costs more than it brings.

@@ -33,7 +33,7 @@ from hctef._disk import DiskCache, Keeper
 from hctef._http import Head, settles_in
 from hctef._ranges import PAGE
 from hctef._urls import cache_name, parse_url
-from tests.helpers import descriptors, needs_address_space, pattern, run_clean, wait_until
+from tests.helpers import by_fault, descriptors, needs_address_space, pattern, run_clean, wait_until
 from tests.nginx_server import NginxServer
 from tests.range_server import Gate, RangeServer, after, cut, hide_total, slow, times, trickle
 
@@ -534,7 +534,7 @@ def test_a_size_that_is_hidden(range_server: RangeServer, folder: Path) -> None:
     assert range_server.bytes_sent <= 2 * FIRST + PAGE
 
 
-@pytest.mark.skipif(not hctef.paging_support(), reason="exports fill")
+@by_fault
 @pytest.mark.parametrize("way", ["read", "prefetch", "view"])
 def test_a_view_is_exported_while_another_thread_reads_the_disk(
     nginx: NginxServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
@@ -569,7 +569,7 @@ def test_a_view_is_exported_while_another_thread_reads_the_disk(
         whole.release()
 
 
-@pytest.mark.skipif(not hctef.paging_support(), reason="exports fill")
+@by_fault
 def test_the_pager_leaves_a_newer_version_alone(nginx: NginxServer, folder: Path, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_bytes(DATA)

@@ -27,12 +27,12 @@ import trustme
 
 import hctef
 from tests import pager_programs
-from tests.helpers import pattern, wait_until
+from tests.helpers import by_fault, pattern, wait_until
 from tests.nginx_server import NginxServer
 from tests.pager_programs import children, descriptors, helpers, pair, state
 from tests.range_server_process import ROOT, RangeServerProcess
 
-pytestmark = pytest.mark.skipif(not hctef.paging_support(), reason="no userfaultfd here")
+pytestmark = by_fault
 
 SIZE = 4 * 1024 * 1024 + 1232
 MODES = pytest.mark.parametrize("mode", ["", "user-mode-only"], ids=["full", "user-mode-only"])

@@ -18,7 +18,7 @@ import hctef
 from hctef import _paging
 from hctef.exceptions import PagerError
 from tests import sandbox
-from tests.helpers import needs_address_space, pattern
+from tests.helpers import by_fault, needs_address_space, pattern
 from tests.nginx_server import NginxServer
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_views_are_filled_where_userfaultfd_is_refused(nginx: NginxServer, kind:
     assert reason in error
 
 
-@pytest.mark.skipif(not hctef.paging_support(), reason=f"no demand paging: {hctef.paging_support().reason}")
+@by_fault
 def test_an_unprivileged_user_pages_in_user_mode(nginx: NginxServer) -> None:
     """No right is needed, where vm.unprivileged_userfaultfd and /dev/userfaultfd are as kernels come."""
     url = nginx.add("unprivileged", DATA)

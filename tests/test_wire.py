@@ -23,8 +23,9 @@ from hctef._http import Validator
 from hctef._options import Options
 from hctef._ranges import ByteRange
 from hctef._urls import parse_url
+from tests.helpers import by_fault
 
-pytestmark = pytest.mark.skipif(not hctef.paging_support(), reason="no userfaultfd here")
+pytestmark = by_fault
 
 if hctef.paging_support():
     from hctef.pager import wire
