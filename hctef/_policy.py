@@ -278,20 +278,20 @@ class Policy(Foresight):
             run.ended = False
             self._survival.ended(before, -1)
         product = self._link.product
-        edge = run.edge if run.step else run.low
+        edge = run.low if run.step == 0 > step else run.edge
         run.goes_on(start, stop, step)
         if run.length > before:
             self._survival.grew(before, run.length)
         behind: list[ByteRange] = []
         traps: list[int] = []
-        if run.count == 2 and missing and self._blocks.missed(start, product) and self._largest is None:
-            behind += self._blocks.latest(product, ENLARGED)
+        enlarges = run.count == 2 and missing and self._blocks.missed(start, product) and self._largest is None
         if run.stride is not None:
             run.stride.length = max(run.stride.length, run.length)
         block = ByteRange(start, stop)
+        adjoins = start <= edge if step > 0 else stop >= edge  # by chance this is rare, or it was asked for
         scattered, alone = False, 0
         if missing:
-            scattered = self._blocks.grown and run.length <= unit and stop - start < unit
+            scattered = self._blocks.grown and run.length <= 2 * unit and stop - start < unit and not adjoins
             if scattered:
                 block = self._block(start, stop, unit)  # as likely another read in a cluster
             elif step > 0:
@@ -308,10 +308,13 @@ class Policy(Foresight):
                 high = edge if stop <= edge <= start + unit else stop
                 block = self._clip(min(start, high - unit), high)
             run.edge = block.stop if step > 0 else block.start  # what was asked for beyond did not come: ask again
-        if alone:
+        if alone or scattered:
             run.reach()
-        elif not scattered:
+        else:
             self._ahead(run, block, 1.0, behind, traps)
+        if enlarges:
+            enlarged = self._blocks.latest(product, ENLARGED)
+            behind = behind + enlarged if adjoins else enlarged + behind
         return self._advice(block, behind, traps, goes_on=not scattered)
 
     def _stride_on(self, stride: Stride, steps: int, start: int, stop: int, *, missing: bool) -> Advice:

@@ -226,7 +226,7 @@ class Rents:
                 return None  # it is under way; now and then it is asked for again, in case the wish was dropped
         best: ByteRange | None = None
         least, even = float(RENTS), DENSER * self._counts[-1].get(0, 0.0) / self._size
-        for bits, counts in zip(self._bits, self._counts, strict=True):
+        for level, (bits, counts) in enumerate(zip(self._bits, self._counts, strict=True)):
             key = start >> bits
             count = counts[key] = counts.get(key, 0.0) + weight
             if count < least or (bits < self._bits[-1] and count < RENTS + even * (1 << bits) - SPARE):
@@ -238,8 +238,9 @@ class Rents:
                 rent *= 3
             low = key << bits
             length = min(self._size, low + (1 << bits)) - low
-            if 4 * rent >= length and length <= most and self._is_due(low, low + length, rent, absent):
-                best, least = ByteRange(low, low + length), 2 * count
+            high, pays = low + length, 4 * rent >= length
+            if pays and length <= most and self._is_spread(level, low, high) and self._is_due(low, high, rent, absent):
+                best, least = ByteRange(low, high), 2 * count
         for counts in self._counts:
             if len(counts) > COUNTERS:
                 for key in [key for key, count in counts.items() if count <= 1]:
@@ -252,6 +253,14 @@ class Rents:
             self._taken += best.length
             self.since = 0
         return best
+
+    def _is_spread(self, level: int, low: int, high: int) -> bool:
+        """Whether misses were in most parts of a region: one with few of them may hold a cluster that fills none."""
+        if level == 0:
+            return True
+        bits, counts = self._bits[level - 1], self._counts[level - 1]
+        parts = range(low >> bits, (high - 1 >> bits) + 1)
+        return 2 * sum(part in counts for part in parts) > len(parts)
 
     def _is_due(self, low: int, high: int, rent: float, absent: Callable[[int, int], int]) -> bool:
         """Whether a region's rent has paid for what is absent of it, and there is memory for that."""
