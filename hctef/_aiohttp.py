@@ -20,7 +20,7 @@ from yarl import URL
 from hctef._http import RETRYABLE, Head
 from hctef._options import Options
 from hctef._proxies import environment_proxy
-from hctef._retries import TransportError
+from hctef._retries import TransportError, untrusted
 from hctef._steps import Send
 from hctef.exceptions import HctefUrlError
 
@@ -248,7 +248,7 @@ def translate(error: Exception, hint: str = "") -> TransportError:
     match error:
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(error.certificate_error, "verify_message", None) or "verification failed"
-            return TransportError(f"TLS: the certificate is not trusted: {reason}", final=True)
+            return untrusted(reason)
         case aiohttp.ServerFingerprintMismatch():
             return TransportError("TLS: the certificate is not the one that the session expects", final=True)
         case aiohttp.ClientSSLError():

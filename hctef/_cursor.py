@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import operator
 from collections.abc import Generator
@@ -13,12 +14,18 @@ SEEK_SET: SupportsIndex = io.SEEK_SET
 """To be compared by `is`, which takes a 0 only: what equals one may be no integer."""
 
 
+class NegativeSeekError(OSError, ValueError):
+    """A position before the file's start: an OSError as from a file (EINVAL), for libraries look for that (zipfile,
+    where a file is too short to be one), and a ValueError as from `io.BytesIO` and `mmap`."""
+
+
 def sought(position: int, size: int, offset: SupportsIndex, whence: SupportsIndex) -> int:
     """Where `seek(offset, whence)` leads, as in `io.BytesIO` (an end before 0 is cut off at 0 for whence 1 and 2 there,
     and an error for files: files are followed).
 
     Raises:
-        ValueError: a negative position, or a whence that is not 0, 1 or 2.
+        NegativeSeekError: a negative position.
+        ValueError: a whence that is not 0, 1 or 2.
         TypeError: the offset or the whence is not an integer.
     """
     target, origin = operator.index(offset), operator.index(whence)
@@ -29,7 +36,7 @@ def sought(position: int, size: int, offset: SupportsIndex, whence: SupportsInde
     elif origin != io.SEEK_SET:
         raise ValueError(f"invalid whence ({origin}, should be 0, 1 or 2)")
     if target < 0:
-        raise ValueError(f"negative seek position {target}")
+        raise NegativeSeekError(errno.EINVAL, f"negative seek position {target}")
     return target
 
 

@@ -21,6 +21,7 @@ from hctef._intervals import Claim
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._ranges import ByteRange
+from hctef._retries import TransportError
 from hctef._steps import (
     Ahead,
     Call,
@@ -159,7 +160,9 @@ class Driver:
                 except BaseException as raised:  # thrown into the generator, which raises it again
                     if watch is not None and watch.over:  # see below
                         raise
-                    error = raised
+                    # What close() broke off has not failed: it is not tried again, and no log speaks of it.
+                    stopped = self._closing.is_set() and isinstance(raised, TransportError)
+                    error = Cancelled() if stopped else raised
                     if type(step) is FetchPlan:  # here, for an interrupt may come before it is begun with
                         self._cancel(step)
                 step = None
@@ -208,9 +211,11 @@ class Driver:
     def _perform(self, step: Step, exchange: Exchange, watch: Watch | None) -> Any:
         match step:
             case Receive():
-                if step.into is None:
-                    return exchange.receive(step.limit)
-                return exchange.receive_into(step.into, step.least)
+                into = step.into
+                came = exchange.receive(step.limit) if into is None else exchange.receive_into(into, step.least)
+                if not came and self._closing.is_set():
+                    raise Cancelled
+                return came
             case Fill():
                 self.planner.arena.fill(step.start, step.data)
             case Disk():

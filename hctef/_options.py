@@ -241,9 +241,45 @@ def _kind(value: object) -> str:
 BUFFER_ONLY = frozenset(BufferOptions.__annotations__) - frozenset(FileOptions.__annotations__)
 
 
+def defaults(*, buffer: bool) -> dict[str, Any]:
+    """Of a buffer, or of a file."""
+    return DEFAULTS if buffer else DEFAULTS | {"prefetch_bytes": FILE_PREFETCH_BYTES}
+
+
 def make_options(kind: str, given: Mapping[str, Any], *, known: frozenset[str], buffer: bool) -> Options:
     """Options of `kind`, the class's name, which has those that are `known`, out of its keyword arguments."""
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise TypeError(f"{kind}() has no option {unknown[0]!r}")
-    return Options(**({} if buffer else {"prefetch_bytes": FILE_PREFETCH_BYTES}) | dict(given))
+    for name in sorted(given.keys() - known):
+        raise TypeError(f"{kind}() has no option {name!r}{_instead(name, known)}")
+    return Options(**defaults(buffer=buffer) | dict(given))
+
+
+def _instead(name: str, known: frozenset[str]) -> str:
+    """What to write in place of an option that a class has not."""
+    twin = {"pool": "session", "session": "pool"}.get(name)
+    if twin in known:
+        return f": it takes {twin}=…"
+    if name in DEFAULTS:
+        return ": that is one of RemoteBuffer"
+    import difflib  # noqa: PLC0415  # for who mistyped one
+
+    close = difflib.get_close_matches(name, known, 1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+class CallSignature:
+    """What `inspect.signature` says of a class: its options by name, with their defaults. For help and completion, to
+    which `**options` says nothing."""
+
+    def __get__(self, _: object, kind: Any) -> Any:
+        first = next(each for each in kind.__mro__ if "_known" in vars(each))
+        if kind.__init__ is not first.__init__:  # a subclass has arguments of its own
+            raise AttributeError("__signature__")
+        from inspect import Parameter, Signature  # noqa: PLC0415  # for who asks
+
+        values = defaults(buffer=kind._buffer)
+        options = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=value)
+            for name, value in values.items()
+            if name in kind._known
+        ]
+        return Signature([Parameter("url", Parameter.POSITIONAL_OR_KEYWORD), *options])

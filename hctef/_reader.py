@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from hctef._cursor import LINE_BYTES, read_stop
 from hctef._http import Validator
-from hctef._options import BUFFER_ONLY, Options, UrlSource, make_options
+from hctef._options import BUFFER_ONLY, CallSignature, Options, UrlSource, make_options
 from hctef._pages import PageTable
 from hctef._planner import Planner
 from hctef._progress import Watch
@@ -58,6 +58,7 @@ class Reader:
     _buffer = False
     _known: frozenset[str] = frozenset()
     """The options that the class has."""
+    __signature__ = CallSignature()
 
     _bounded: bool
     _bytes: mmap.mmap
@@ -279,7 +280,6 @@ class Reader:
             f"{self._kind} {remote.safe_url}",
             size=remote.size,
             validator=self.validator or "none",
-            resident=remote.resident_bytes,
             ranges=remote.resident_ranges(),
             stats=self.stats,
         )

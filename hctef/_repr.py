@@ -70,7 +70,6 @@ def reader_html(
     *,
     size: int | None = None,
     validator: str = "",
-    resident: int = 0,
     ranges: Sequence[tuple[int, int]] = (),
     stats: Stats | None = None,
 ) -> str:
@@ -80,7 +79,7 @@ def reader_html(
     facts = [
         ("size", f"{format_bytes(size)} ({size:,} bytes)"),
         ("validator", validator),
-        ("resident", format_bytes(resident)),
+        ("resident", format_bytes(sum(stop - start for start, stop in ranges))),
         ("fetched", f"{format_bytes(stats.bytes_fetched)} in {stats.requests} requests, {stats.retries} retries"),
         ("read", f"{format_bytes(stats.bytes_read)}: {stats.hits} hits, {stats.misses} misses"),
     ]

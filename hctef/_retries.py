@@ -31,6 +31,12 @@ class TransportError(Exception):
         """Another try cannot help (a certificate that is not trusted, for one)."""
 
 
+def untrusted(reason: str) -> TransportError:
+    """The server's certificate is of no authority that is known here."""
+    hint = "name its authority by SSL_CERT_FILE in the environment, or by a pool or session of your own"
+    return TransportError(f"TLS: the certificate is not trusted: {reason} ({hint})", final=True)
+
+
 def retry_policy(retries: int | Retry) -> Retry:
     """The policy that `retries` stands for: a number of attempts after the first, or the caller's own Retry.
 

@@ -22,7 +22,7 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from aiohttp import web
 
-NEEDED = "`hctef serve` and `hctef demo` need aiohttp: pip install 'hctef[async]'"
+NEEDED = "`hctef serve` and `hctef demo` need aiohttp: pip install aiohttp"
 
 
 def _app(folder: Path) -> web.Application:

@@ -8,7 +8,7 @@ from typing import Any, Self, SupportsIndex
 
 from hctef._cursor import line, read_stop
 from hctef._http import Validator, checked_headers, is_secret
-from hctef._options import Options, UrlSource
+from hctef._options import FILE_PREFETCH_BYTES, Options, UrlSource
 from hctef._progress import Watch, portable
 from hctef._ranges import ByteRange, checked_lengths
 from hctef._reader import Reader
@@ -129,6 +129,8 @@ class SyncReader(Reader):
         remote = self._open()
         options = remote.options.changed()
         options.pop("pool", None)
+        if not self._buffer and options.get("prefetch_bytes") == FILE_PREFETCH_BYTES:
+            del options["prefetch_bytes"]  # a copy, one of many perhaps, knows the size, and reads what it was made for
         if not portable(remote.options.progress):
             del options["progress"]
         hint = ""

@@ -20,7 +20,7 @@ from urllib3.exceptions import (
 )
 
 from hctef._http import RETRYABLE
-from hctef._retries import TransportError
+from hctef._retries import TransportError, untrusted
 
 
 def translate(error: Exception) -> TransportError:
@@ -42,7 +42,7 @@ def translate(error: Exception) -> TransportError:
     if isinstance(error, SSLError):
         reason = getattr(error.args[0] if error.args else None, "verify_message", None)
         if reason:
-            return TransportError(f"TLS: the certificate is not trusted: {reason}", final=True)
+            return untrusted(reason)
         return TransportError(f"TLS failed: {getattr(error.args[0], 'reason', None) or 'protocol error'}", connect=True)
     if isinstance(error, ReadTimeoutError | TimeoutError):
         return TransportError("no byte came within the timeout")

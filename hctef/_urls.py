@@ -39,6 +39,15 @@ def parse_url(url: object) -> Url:
     """Raises HctefUrlError: not an http(s) URL, or one that no request can be made of (RFC 3986)."""
     if not isinstance(url, str):
         raise HctefUrlError(f"a URL must be a str (or a callable that returns one), not {type(url).__name__}")
+    try:
+        return _parsed(url)
+    except HctefUrlError as error:
+        if "@" in url:  # whatever it is, a password may be in it
+            raise
+        raise HctefUrlError(f"{re.split('[?#]', url, maxsplit=1)[0][:100]!r}: {error}") from error.__cause__
+
+
+def _parsed(url: str) -> Url:
     if _FORBIDDEN.search(url):
         raise HctefUrlError("the URL holds a space or a control character; percent-encode it")
     if not url.isascii() and any("\ud800" <= character <= "\udfff" for character in url):

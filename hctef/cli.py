@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a folder with Range requests")
     serve.add_argument("folder", type=Path, metavar="DIR")
     serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=_port, default=8000, help="0: any that is free")
+    serve.add_argument("--port", type=_port, default=8000, help="0: any that is free (default: %(default)s)")
     demo = commands.add_parser("demo", help="make data, serve it, read it, show what it cost")
     demo.add_argument("--keep", type=Path, metavar="DIR", help="make the data there, and leave it")
     return parser

@@ -21,10 +21,18 @@ from hctef._remote import CLOSED
 from hctef._sync_reader import SyncReader
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from hctef.remote_buffer import RemoteBuffer
 
+    class _Base(io.BufferedIOBase, BinaryIO):
+        """What functions take that are annotated for open files."""
 
-class HttpFile(SyncReader, io.BufferedIOBase):
+else:
+    _Base = io.BufferedIOBase
+
+
+class HttpFile(SyncReader, _Base):
     """A file behind an http(s) URL, read like one opened 'rb'. It opens on construction.
 
     Bytes are fetched by Range requests when something reads them, each at most once, and kept in memory (at most
@@ -32,7 +40,24 @@ class HttpFile(SyncReader, io.BufferedIOBase):
 
     Args:
         url: an http(s) URL, or a callable that returns one and is asked again when the server says that it has expired.
-        options: `FileOptions`; their meaning and defaults stand at `hctef._options.Options`, `prefetch_bytes` is 1 MiB.
+        minimum_range_request_bytes: the least that one request asks for, except to fill a smaller gap.
+        prefetch_bytes: fetched on open, from the request on that finds the size; 0: nothing. A copy that came by pickle
+            knows the size, and fetches nothing on open by default.
+        prefetch_direction: 'END' or 'START' of the file.
+        headers: extra request headers: a mapping, or a callable that returns one for each request (fresh tokens).
+        timeout: seconds to connect and between bytes, or a `urllib3.Timeout`; None: without end.
+        retries: attempts after the first, or a `urllib3.Retry`. They back off exponentially, with jitter, and honour
+            Retry-After (RFC 9110 section 10.2.3).
+        max_connections: requests in flight at once at the most.
+        max_resident_bytes: bound on the bytes in memory; least recently used ones go first. None: no bound.
+        readahead: 'auto', 'off' (only what is asked for), or the largest window in bytes.
+        validate: 'strict': each response must have the size and the validator (ETag, Last-Modified) seen on open;
+            'size': the size only, for CDNs whose ETag differs from node to node.
+        on_no_range: 'error', or 'download': where the server knows no ranges, fetch the whole file once.
+        cache_dir: a folder that keeps what was fetched for other processes; None: the environment's HCTEF_CACHE_DIR;
+            '': none.
+        progress: True (a tqdm bar) or a `callable(done_bytes, total_bytes)`, for what takes longer than half a second.
+        pool: a `urllib3.PoolManager` of yours (TLS, proxies, client certificates), never closed by hctef.
 
     Raises:
         HctefUrlError: not an http(s) URL, or headers that cannot be sent.
@@ -81,7 +106,8 @@ class HttpFile(SyncReader, io.BufferedIOBase):
     # position
 
     def seek(self, offset: SupportsIndex, whence: SupportsIndex = 0, /) -> int:
-        """Set the position, which may lie past the end. Raises ValueError: negative, or closed."""
+        """Set the position, which may lie past the end. Raises ValueError: closed, or negative; that is an OSError
+        (EINVAL) too."""
         if whence is SEEK_SET and type(offset) is int and offset >= 0 and self._size >= 0:
             self._position = offset
             return offset
@@ -239,7 +265,9 @@ class HttpFile(SyncReader, io.BufferedIOBase):
 
     def fileno(self) -> int:
         """Raises io.UnsupportedOperation: no descriptor stands for a remote file."""
-        raise io.UnsupportedOperation("fileno: an HttpFile has no file descriptor")
+        raise io.UnsupportedOperation(
+            "fileno: an HttpFile has no file descriptor; an array of its bytes is file.buffer.array(dtype, …)"
+        )
 
     @property
     def name(self) -> str:

@@ -48,7 +48,10 @@ class RemoteBuffer(SyncReader):
 
     Args:
         url: an http(s) URL, or a callable that returns one and is asked again when the server says that it has expired.
-        options: `BufferOptions`; their meaning and defaults stand at `hctef._options.Options`, `prefetch_bytes` is 0.
+        paging: 'auto', 'fault' or 'fill': see above.
+        fault_timeout: seconds that a touch waits for the network before it is a SIGBUS.
+        max_export_bytes: where paging is 'fill', the largest buffer that is exported as a whole.
+        options: the others are HttpFile's, but that nothing is fetched on open by default (`prefetch_bytes=0`).
 
     Raises:
         PagerError: `paging='fault'`, and this system does not allow it; `hctef.paging_support()` says why.
@@ -361,7 +364,7 @@ class RemoteBuffer(SyncReader):
     def aio(self) -> AsyncRemoteBuffer:
         """The AsyncRemoteBuffer on the same pages, for the event loop that first awaits it; to be closed there.
 
-        Raises ImportError: aiohttp is not installed (`pip install 'hctef[async]'`).
+        Raises ImportError: aiohttp is not installed (`pip install aiohttp`).
         """
         from hctef.aio import AsyncRemoteBuffer  # noqa: PLC0415  # an extra
 

@@ -781,9 +781,17 @@ try:
 except ImportError as error:
     print(error)
 from hctef import *
+import inspect
+print(sorted(name for name, _ in inspect.getmembers(hctef) if "Async" in name))
+help(hctef)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'hctef[async]'" in done.stdout
+    message, names, *helped = done.stdout.splitlines()
+    assert "pip install aiohttp" in message
+    assert names == "[]"
+    assert any("class HttpFile" in line for line in helped)
+    assert {"AsyncHttpFile", "AsyncRemoteBuffer", "HttpFile", "exceptions"} <= set(dir(hctef))
+    assert not {"logging", "annotations", "importlib"} & set(dir(hctef))
 
 
 def test_garbage(range_server: RangeServer, url: str) -> None:

@@ -17,7 +17,7 @@ import wave
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -33,6 +33,26 @@ from tests.nginx_server import NginxServer
 from tests.range_server import RangeServer, status
 
 RANDOM = np.random.default_rng(7)
+
+
+def magic(file: BinaryIO) -> bytes:
+    """As users annotate their functions: mypy looks at the call."""
+    return file.read(6)
+
+
+def test_it_is_an_open_file_to_type_checkers(range_server: RangeServer) -> None:
+    with hctef.HttpFile(range_server.add("f", pattern(100))) as file:
+        assert magic(file) == pattern(100)[:6]
+
+
+@pytest.mark.parametrize("length", [0, 4, 21])
+def test_what_is_too_short_for_its_format_is_told_as_of_a_local_file(range_server: RangeServer, length: int) -> None:
+    """Libraries seek before the start then, and look for an OSError."""
+    data = b"PK\3\4"[:length] + bytes(max(0, length - 4))
+    with hctef.HttpFile(range_server.add("short", data)) as file:
+        assert not zipfile.is_zipfile(file)
+        with pytest.raises(zipfile.BadZipFile):
+            zipfile.ZipFile(file)
 
 
 @pytest.fixture(scope="module")

@@ -472,6 +472,65 @@ def test_arguments_that_are_no_integers_are_type_errors(url: str) -> None:
         assert (file.tell(), buf.tell()) == (205, 0)
 
 
+def test_a_position_before_the_start_is_an_error_of_both_kinds(url: str, tmp_path: Path) -> None:
+    """OSError (EINVAL) as a file has it, which libraries look for, ValueError as BytesIO."""
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    with hctef.HttpFile(url) as file, path.open("rb") as local:
+        for offset, whence in ((-1, 0), (-1, 1), (-len(CONTENT) - 1, 2)):
+            for each in (file, local):
+                with pytest.raises(OSError, match=".") as caught:
+                    each.seek(offset, whence)
+                assert caught.value.errno == errno.EINVAL
+            with pytest.raises(ValueError, match="negative"):
+                file.seek(offset, whence)
+        assert file.tell() == 0
+
+
+def test_a_wrong_option_is_told_what_there_is_instead(url: str) -> None:
+    """A name that was mistyped, and what another class has."""
+    wrong: list[tuple[Callable[..., object], dict[str, Any], str]] = [
+        (hctef.HttpFile, {"max_conections": 3}, "did you mean max_connections"),
+        (hctef.HttpFile, {"paging": "fill"}, "one of RemoteBuffer"),
+        (hctef.RemoteBuffer, {"session": None}, "takes pool="),
+        (hctef.AsyncHttpFile, {"pool": None}, "takes session="),
+        (hctef.HttpFile, {"zzz": 1}, "no option 'zzz'$"),
+    ]
+    for kind, options, message in wrong:
+        with pytest.raises(TypeError, match=message):
+            kind(url, **options)
+
+
+def test_signatures_tell_the_options() -> None:
+    """To help() and to completion, with their defaults; a subclass with arguments of its own has its own."""
+    file = inspect.signature(hctef.HttpFile).parameters
+    assert (file["prefetch_bytes"].default, file["max_connections"].default) == (1 << 20, 16)
+    assert "pool" in file
+    assert not {"paging", "session"} & file.keys()
+    assert inspect.signature(hctef.RemoteBuffer).parameters["prefetch_bytes"].default == 0
+    assert "session" in inspect.signature(hctef.AsyncRemoteBuffer).parameters
+    documented = hctef.HttpFile.__doc__ or ""
+    assert all(f"        {name}: " in documented for name in file)
+
+    class Mine(hctef.HttpFile):
+        def __init__(self, number: int) -> None:
+            super().__init__(f"http://127.0.0.1/{number}")
+
+    assert list(inspect.signature(Mine).parameters) == ["number"]
+
+
+def test_a_url_that_is_none_is_named_unless_it_may_hold_a_secret() -> None:
+    """In a loop over many, which?"""
+    for url, shown in (
+        ("data.bin?token=s3cret", "'data.bin'"),
+        ("ftp://u:s3cret@h/x", "^not an"),
+        ("http://u:s3?cret@h", "^"),
+    ):
+        with pytest.raises(hctef.HctefUrlError, match=shown) as caught:
+            hctef.HttpFile(url)
+        assert "s3" not in str(caught.value)
+
+
 def test_peek_fetches_little_however_much_it_is_asked_for(range_server: RangeServer) -> None:
     """64 KiB and what a page needs; the position stays."""
     url = range_server.add("peeked", CONTENT)

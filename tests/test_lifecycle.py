@@ -101,6 +101,34 @@ def test_a_pickled_buffer(url: str) -> None:
     other.close()
 
 
+def test_a_copy_fetches_nothing_on_open(range_server: RangeServer, url: str) -> None:
+    """It is one of many perhaps, each for a part. What the caller wants to be fetched on open still is."""
+    given: dict[str, Any]
+    for given, least, most in (({}, 0, 100_000), ({"prefetch_bytes": 300_000}, 300_000, 500_000)):
+        with hctef.HttpFile(url, **given) as file:
+            data = pickle.dumps(file)
+        range_server.forget()
+        with pickle.loads(data) as other:
+            assert other.read(100) == DATA[:100]
+            wait_until(lambda other=other, least=least: other.stats.bytes_fetched >= least)  # type: ignore[misc]
+            assert range_server.bytes_sent <= most
+
+
+def test_what_close_breaks_off_is_no_failure(range_server: RangeServer, caplog: pytest.LogCaptureFixture) -> None:
+    """It was logged as one, and as to be tried again."""
+    url = range_server.add("large", pattern(4 << 20))
+    caplog.set_level("INFO", "hctef")
+    for retries in (0, 5):
+        range_server.behave("large", trickle(200_000))
+        file = hctef.HttpFile(url, retries=retries)
+        file.prefetch([(0, 1 << 20)], wait=False)
+        wait_until(lambda file=file: file.stats.bytes_fetched > 30_000)  # type: ignore[misc]
+        file.close()
+        range_server.behave("large")
+    wait_until(lambda: not any(thread.name == "hctef-transfer" for thread in threading.enumerate()))
+    assert not caplog.records
+
+
 def test_a_pickle_refuses_a_file_that_changed(range_server: RangeServer, url: str) -> None:
     """RemoteFileChangedError on first use, each time."""
     with hctef.HttpFile(url) as file:

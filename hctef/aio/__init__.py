@@ -1,11 +1,11 @@
-"""The asynchronous classes: AsyncHttpFile and AsyncRemoteBuffer. They need aiohttp: pip install 'hctef[async]'."""
+"""The asynchronous classes: AsyncHttpFile and AsyncRemoteBuffer. They need aiohttp."""
 
 from __future__ import annotations
 
 try:
     import aiohttp as _aiohttp  # noqa: F401
 except ImportError as error:
-    message = "hctef's asynchronous classes need aiohttp: pip install 'hctef[async]'"
+    message = "hctef's asynchronous classes need aiohttp: pip install aiohttp"
     raise ImportError(message, name="aiohttp") from error
 
 from hctef.aio.http_file import AsyncHttpFile

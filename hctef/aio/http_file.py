@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 
 from hctef._async_driver import COPY_BYTES
 from hctef._cursor import line, read_stop, sought, writable_bytes
-from hctef._options import FILE_PREFETCH_BYTES, AsyncFileOptions, UrlSource
+from hctef._options import AsyncFileOptions, UrlSource
 from hctef._ranges import checked_range
 from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
 
@@ -34,7 +34,7 @@ class AsyncHttpFile(AsyncReader):
     """Set by `remote_buffer.py`, which knows this module: imports point one way."""
 
     def __init__(self, url: UrlSource, **options: Unpack[AsyncFileOptions]) -> None:
-        self._prepare(url, {"prefetch_bytes": FILE_PREFETCH_BYTES, **options})
+        self._prepare(url, options)
 
     @property
     def buffer(self) -> AsyncRemoteBuffer:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 from hctef._cursor import strided
 from hctef._options import AsyncBufferOptions, UrlSource
@@ -41,8 +41,15 @@ class AsyncRemoteBuffer(AsyncReader):
     def __len__(self) -> int:
         return self._open().size
 
-    async def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> Awaitable[int]: ...
+    @overload
+    def __getitem__(self, key: slice) -> Awaitable[bytes]: ...
+    def __getitem__(self, key: Any) -> Awaitable[Any]:
         """`await buf[i]` -> int, `await buf[a:b]`, `await buf[a:b:s]` -> bytes, by the rules of `bytes`."""
+        return self._item(key)
+
+    async def _item(self, key: Any) -> int | bytes:
         size = self._open().size
         if isinstance(key, slice):
             extent, single, step = strided(*key.indices(size))
