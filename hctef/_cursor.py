@@ -93,7 +93,12 @@ def strided(start: int, stop: int, step: int) -> tuple[ByteRange, range | None, 
 
 def writable_bytes(target: Any) -> memoryview:
     """`target` as bytes to fill. Raises TypeError: it has no writable, contiguous buffer."""
-    view = memoryview(target)
+    try:
+        view = memoryview(target)
+    except ValueError:  # numpy's dates, for which no format stands: `io` asks for none
+        if not (hasattr(target, "flags") and target.flags.c_contiguous):
+            raise
+        view = memoryview(target.reshape(-1).view("u1"))
     if view.readonly:
         raise TypeError("readinto() needs a writable buffer")
     return view.cast("B") if view.nbytes else memoryview(bytearray())

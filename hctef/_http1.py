@@ -28,7 +28,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from hctef._heads import Expected, PlainHead, PlainHeaders, alike, head_end, plain_head, template
 from hctef._ranges import ByteRange
-from hctef._replay import drained, replayed
+from hctef._replay import drained, replayed, stop_receiving
 
 STAGING = 20 * 1024
 """Bytes of a connection's buffer: a head, and the smallest block with it."""
@@ -173,7 +173,7 @@ class PlainResponse:
 
     def shutdown(self) -> None:
         """Make a receive that waits in another thread fail."""
-        self.sock.shutdown(socket.SHUT_RD)
+        stop_receiving(self.sock)
 
 
 def _acknowledge(sock: Any) -> None:

@@ -287,6 +287,7 @@ class Planner(Streaming):
     def demand(self, at: int) -> PlanGen[None]:
         """A thread is blocked at byte `at`: have its page fetched behind the caller, and what it will touch next."""
         self._check_open()
+        self.keep_touched(at)
         if self.disk is not None and (stored := self._stored(self._near(ByteRange(at, at + 1)))):
             yield FetchPlan(background=stored)
             if stored[0].start <= at:

@@ -1,9 +1,9 @@
 """Reader: what HttpFile and RemoteBuffer have in common: a Remote, the way of a hit, options, pickling, repr.
 
 The way of a hit: the page table's bytes are looked at and the mapping is sliced without a lock. Under the GIL nothing
-can
-come between two bytecodes that are no call, so a short hit (two pages at most) cannot meet an eviction; a longer one
-checks afterwards that no eviction happened meanwhile (`epoch`), and goes the locked way if one did.
+can come between two bytecodes that are no call, so a short hit (two pages at most) cannot meet an eviction; a longer
+one checks afterwards that no eviction happened meanwhile (`epoch`), and that nobody closed the reader, and goes the
+locked way else.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Reader:
         before = epoch[0]
         if self._rows.find(b"\0", start >> SHIFT, ((stop - 1) >> SHIFT) + 1) < 0:
             data = self._bytes[start:stop]
-            if epoch[0] == before:
+            if epoch[0] == before and self._remote is remote:
                 self._hits += 1
                 self._hit_bytes += stop - start
                 if self._bounded:
@@ -166,8 +166,10 @@ class Reader:
         if self._resident_end(start, stop) < stop:
             return False
         with memoryview(self._bytes) as source:
+            if len(source) < stop:  # closed just now
+                return False
             target[:] = source[start:stop]
-        if epoch[0] != before:
+        if epoch[0] != before or self._remote is not remote:
             return False
         self._hits += 1
         self._hit_bytes += len(target)
@@ -177,13 +179,14 @@ class Reader:
 
     def _hit_line(self, start: int, stop: int) -> bytes | None:
         """The line that begins at `start`, not beyond `stop`, where that is in memory."""
+        remote = self._remote or self._open()
         epoch, before = self._epoch, self._epoch[0]
         near = self._resident_end(start, min(stop, start + LINE_BYTES))
         end = self._bytes.find(b"\n", start, near) + 1
         if not end and near < stop:
             return None
         found = self._bytes[start : end or stop]
-        if epoch[0] != before:
+        if epoch[0] != before or self._remote is not remote:
             return None
         self._hits += 1
         self._hit_bytes += len(found)

@@ -6,6 +6,7 @@ to be closed closes it. The memory goes when nothing refers to it any longer: vi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -32,7 +33,7 @@ from hctef._stats import Stats
 from hctef._steps import Cancelled, PlanGen
 from hctef._urllib3 import Urllib3Transport
 from hctef._urls import parse_url
-from hctef.exceptions import RemoteFileChangedError
+from hctef.exceptions import PagerError, RemoteFileChangedError
 
 CLOSED = "I/O operation on closed file"
 
@@ -58,6 +59,8 @@ class Remote:
         """By event loop: the tasks of a loop read by a driver of theirs, with the lock and the planner of this file."""
         # A partial, not a method: in a circle of references the memory would wait for the garbage collector.
         self.driver.before_waiting = functools.partial(_check_waiting, self.async_drivers)
+        self._exported = False
+        """A view of all of it went out that nobody keeps account of."""
         self._users = 0
         self._users_lock = threading.RLock()  # the garbage collector may come in between
         self._unpinned: deque[Pin] = deque()
@@ -137,9 +140,11 @@ class Remote:
 
         return why_not(self.source, self.options)
 
-    def page_by_fault(self) -> None:
-        """Have absent pages filled when they are touched, where there are any. Raises PagerError: it cannot be."""
-        if self.planner.pager is None and self.planner.pages.resident_bytes < self.size:
+    def page_by_fault(self, *, evicting: bool = False) -> None:
+        """Have absent pages filled when they are touched, where there are any, or will be. Raises PagerError: it cannot
+        be."""
+        absent = evicting or self.planner.pages.resident_bytes < self.size
+        if self.planner.pager is None and (absent or self.size > (self.options.max_resident_bytes or self.size)):
             with _registry:  # no fork comes in between: in the child, the lock of the import would be nobody's
                 from hctef.pager.handover import page_by_fault  # noqa: PLC0415  # as above
 
@@ -222,10 +227,14 @@ class Remote:
                 yield piece
 
     def evict(self, start: int, stop: int) -> None:
+        if self._exported and self.planner.pager is None and self.paging == "fault":
+            with contextlib.suppress(PagerError):  # then it stays, as where views are filled
+                self.page_by_fault(evicting=True)  # all of it was there when it was exported, and needed no pager
         self._wait_for(self.planner.discard(start, stop))
 
     def pin_forever(self) -> None:
         """All of the file is resident, and a view of it went out that nobody keeps account of."""
+        self._exported = True
         if self.size:
             with self.driver.lock:
                 self.planner.pin(0, self.size)

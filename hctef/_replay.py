@@ -6,13 +6,21 @@ Where our own connection has begun to receive one, it is replayed to them from i
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import io
+import socket
 import time
 from typing import Any, Protocol
 
 import urllib3
 from urllib3.util.response import assert_header_parsing
+
+
+def stop_receiving(sock: Any) -> None:
+    """Make a receive that waits in another thread fail. Not by `SSLSocket.shutdown`, which takes TLS away first: that
+    thread would send and receive in the clear."""
+    socket.socket.shutdown(sock, socket.SHUT_RD)
 
 
 class _Replayed(io.RawIOBase):
@@ -51,7 +59,7 @@ def replayed(connection: Any, url: str, before: bytes) -> urllib3.HTTPResponse:
     """The response to the request under way on urllib3's `connection`, of which `before` was received already."""
     replay: Any = _Replay(connection.sock, before)  # as much of a socket as is asked of
     answer = http.client.HTTPResponse(replay, method="GET")
-    shutdown = connection.sock.shutdown
+    shutdown = functools.partial(stop_receiving, connection.sock)
     try:
         answer.begin()
     except BaseException:  # raised again
@@ -153,4 +161,8 @@ class Urllib3Response:
         self._response.close()
 
     def shutdown(self) -> None:
-        self._response.shutdown()
+        sock = getattr(self._response._sock_shutdown, "__self__", None)
+        if isinstance(sock, socket.socket) and self._response.connection is not None:
+            stop_receiving(sock)  # urllib3 takes TLS away from whoever waits there
+        else:
+            self._response.shutdown()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -32,6 +33,8 @@ LOOK_EVERY = 1 << 30
 """Bytes of one file after which it is looked how much memory is left."""
 SCARCE = 4
 """Where as much as one part in so many of what the file has taken is left, that is said."""
+TOUCHED = 16
+"""Pages that were touched last and stay under any bound: an instruction may need two at once, one of each thread."""
 
 
 class Pager(Protocol):
@@ -77,6 +80,7 @@ class Residency:
         self.pager: Pager | None = None
         """Set by `hand_over`."""
         self.closed = False
+        self._touched: deque[Pin] = deque()
         self._make_arena, self._make_pages = make_arena, make_pages
         self._traps = Traps()
         self.local: PageTable
@@ -212,6 +216,19 @@ class Residency:
             if self.pager is not None:
                 self.pager.let_go(pin)
             self.trim()
+
+    def keep_touched(self, at: int) -> None:
+        """A thread is blocked at byte `at`: keep that page for a while. What it touches in the same instruction would
+        push it out else, and it would never go on."""
+        if self.options.max_resident_bytes is not None:
+            self._touched.append(self.pin(at, at + 1, brief=True))
+            if len(self._touched) > TOUCHED:
+                self.cache.unpin(self._touched.popleft())
+
+    def let_touched_go(self) -> None:
+        """All of it may be evicted."""
+        while self._touched:
+            self.cache.unpin(self._touched.popleft())
 
     def trim(self) -> None:
         """Evict the least recently used extents while more is resident than `max_resident_bytes` allows."""

@@ -9,7 +9,7 @@ import contextlib
 import http.client
 import itertools
 import logging
-import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
 from hctef._proxies import environment_proxy
 from hctef._ranges import ByteRange
-from hctef._replay import Urllib3Response
+from hctef._replay import Urllib3Response, stop_receiving
 from hctef._retries import TransportError
 from hctef._steps import Send
 from hctef._urllib3_errors import translate
@@ -187,6 +187,8 @@ class Urllib3Exchange:
         self._aborted = False
         self._sock: Any = None
         """Where the head of a response is waited for."""
+        self._giving_back = threading.Lock()
+        """A connection is, whose next user nobody may abort."""
 
     def send(self, request: Send) -> Head:
         head = self._sent_ahead(request) if self._ahead else None
@@ -222,6 +224,9 @@ class Urllib3Exchange:
             return Head(response.status, response.headers)
         seconds = time.monotonic() - self._sent
         self._response, self._patience = response, 4 * seconds
+        if self._aborted:  # just before there was a response to abort
+            self._close()
+            raise TransportError("stopped by another thread")
         if response.persistent:
             if pool is not None and pool.persists is None:
                 pool.persists = True
@@ -359,18 +364,24 @@ class Urllib3Exchange:
                 if left:
                     response.drain(DRAIN_SECONDS)
                 if not response.left:
-                    response.release()
-                    self._response = None
+                    with self._giving_back:
+                        response.release()
+                        self._response = None
         self._close()
 
     def abort(self) -> None:
         self._aborted = True
-        response, sock = self._response, self._sock
-        with contextlib.suppress(Exception):  # it may end in its own thread at this moment
-            if response is not None:
-                response.shutdown()
-            if sock is not None:
-                sock.shutdown(socket.SHUT_RD)
+        if not self._giving_back.acquire(blocking=False):  # in this very thread perhaps, by the garbage collector
+            return
+        try:
+            response, sock = self._response, self._sock
+            with contextlib.suppress(Exception):  # it may end in its own thread at this moment
+                if response is not None:
+                    response.shutdown()
+                if sock is not None:
+                    stop_receiving(sock)
+        finally:
+            self._giving_back.release()
 
     def _close(self) -> None:
         self._ahead.clear()

@@ -65,7 +65,16 @@ class _Pinned:
 
 def pinned_view(remote: Remote, arena: Arena, extent: ByteRange, pin: Pin | None) -> memoryview:
     """A read-only view of an extent that is resident in `arena`; it takes over its pin."""
-    return memoryview(_Pinned(remote, arena, extent, pin))
+    view = memoryview(_Pinned(remote, arena, extent, pin))
+    return memoryview(_kept(view)) if extent.length else view
+
+
+def _kept(view: memoryview) -> NDArray[np.uint8]:
+    """An array that keeps `view`, and lets others keep it: of a memoryview itself np.ndarray(buffer=…) keeps what that
+    is a view of, which lets go of its memory with the view where its class is Python's (PEP 688)."""
+    import numpy as np  # noqa: PLC0415  # takes as long as all the rest
+
+    return np.frombuffer(view, "u1")
 
 
 def loaded_view(remote: Remote, extent: ByteRange, watch: Watch | None = None) -> memoryview:
@@ -106,6 +115,5 @@ def array_over(view: memoryview, kind: np.dtype[Any], dims: tuple[int, ...], ord
     """A read-only array over a view, which it keeps."""
     import numpy as np  # noqa: PLC0415  # as above
 
-    # Of `view` itself np.ndarray would keep what it is a view of, and let go of the view, and of its pin.
-    source = np.frombuffer(view, "u1") if len(view) else view
+    source = _kept(view) if len(view) else view
     return np.ndarray(dims, kind, buffer=source, order="C" if order == "C" else "F")

@@ -97,11 +97,11 @@ class RemoteBuffer(SyncReader):
         """
         try:
             start, stop = key.start, key.stop
-            if 0 <= start < stop <= self._size:
-                length = stop - start
+            length = stop - start
+            # numpy's integers count in ways of their own. Nothing is called from here on: nobody closes it meanwhile.
+            if type(length) is int and length <= PAGE and 0 <= start < stop <= self._size:
                 rows = self._rows
-                # numpy's integers count in ways of their own. Nothing is called once the pages have been looked at.
-                if length <= PAGE and type(length) is int and rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
+                if rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
                     if self._bounded:
                         rows[start >> SHIFT] = rows[(stop - 1) >> SHIFT] = 2
                     self._hits += 1

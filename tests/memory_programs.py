@@ -425,6 +425,37 @@ def at_exit(url: str) -> None:
     sys.modules["late"] = late  # type: ignore[assignment]
 
 
+def across_pages(url: str) -> None:
+    """A load of bytes of two pages goes on under a bound of one, or where pinned views fill the bound; threads too."""
+    with hctef.RemoteBuffer(url) as whole:
+        size = len(whole)
+
+    def crossing(buf: hctef.RemoteBuffer, seed: int) -> bool:
+        data = np.frombuffer(buf, "u1")
+        for page in random.Random(seed).sample(range(1, size // 4096), 30):
+            at = 4096 * page - 4
+            word = np.frombuffer(data, "<u8", 1, at)  # not aligned: one instruction, two pages
+            first, second = (n * FACTOR % 2**64 for n in (at // 8, at // 8 + 1))
+            if int(word[0]) != (first >> 32) | (second & 0xFFFFFFFF) << 32:
+                return False
+        return True
+
+    for readahead in ("off", "auto"):
+        options: Any = {"minimum_range_request_bytes": 1, "readahead": readahead, "paging": "fault"}
+        with hctef.RemoteBuffer(url, max_resident_bytes=4096, **options) as buf:
+            assert crossing(buf, 1)
+            with ThreadPoolExecutor(4) as threads:
+                assert all(threads.map(lambda n: crossing(buf, n), range(4)))  # all of them, here
+        with hctef.RemoteBuffer(url, max_resident_bytes=300_000, **options) as buf:
+            view = buf.view(7_000_001, 7_400_001)
+            assert crossing(buf, 2)
+            target = bytearray(400_000)
+            assert buf.file().readinto(target) == len(target)
+            assert right(np.frombuffer(target, "<u8"), range(0, 50_000, 77))
+            assert int(np.frombuffer(view[7:15], "<u8")[0]) == 875_001 * FACTOR % 2**64
+            del view
+
+
 PROGRAMS: dict[str, Callable[[str], None]] = {
     run.__name__: run
     for run in (
@@ -443,6 +474,7 @@ PROGRAMS: dict[str, Callable[[str], None]] = {
         not_allowed_in_the_child,
         room_in_the_child,
         at_exit,
+        across_pages,
     )
 }
 

@@ -16,8 +16,10 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -472,6 +474,73 @@ def test_arguments_that_are_no_integers_are_type_errors(url: str) -> None:
         assert (file.tell(), buf.tell()) == (205, 0)
 
 
+@pytest.mark.parametrize("paging", ["auto", "fill"])
+def test_an_array_over_a_view_keeps_it(url: str, paging: Any) -> None:
+    """np.ndarray(buffer=view) keeps `view.obj` alone, which was nothing: pages went under it, and all with the file."""
+    buf = hctef.RemoteBuffer(url, paging=paging, max_resident_bytes=1 << 20, readahead="off")
+    arrays = [np.ndarray((50_000,), "u1", buffer=buf.view(1000, 51_000))]
+    arrays += [np.ndarray((70_000,), "u1", buffer=view) for view in buf.read_ranges([(60_000, 130_000)])]
+    expected = [CONTENT[1000:51_000], CONTENT[60_000:130_000]]
+    buf.evict()
+    for at in range(0, len(CONTENT), 100_000):
+        assert buf[at : at + 5000] == CONTENT[at : at + 5000]
+    assert [array.tobytes() for array in arrays] == expected
+    buf.close()
+    del buf
+    gc.collect()
+    assert [array.tobytes() for array in arrays] == expected
+    assert not any(array.flags.writeable for array in arrays)
+
+
+@pytest.mark.parametrize("switching", [1e-5, 0.005])
+def test_a_read_that_meets_a_close_is_an_error(url: str, switching: float) -> None:
+    """And no b'' nor zero: the memory that it would have looked at is gone in the middle of it."""
+    line = CONTENT.index(b"\n") + 1
+    with hctef.HttpFile(url) as base:
+        base.read()
+        remote: Any = base._remote
+        calls: list[tuple[Callable[[], Any], Callable[[Any], Any], Any]] = [
+            (lambda: hctef.RemoteBuffer._sharing(remote), lambda each: each[0:8192], CONTENT[:8192]),
+            (lambda: hctef.RemoteBuffer._sharing(remote), lambda each: each[5:105], CONTENT[5:105]),
+            (lambda: hctef.RemoteBuffer._sharing(remote), lambda each: each.find(CONTENT[5000:5016], 0), 5000),
+            (base.clone, lambda each: (each.seek(0), each.read(8192))[1], CONTENT[:8192]),
+            (base.clone, lambda each: (each.seek(0), each.readline())[1], CONTENT[:line]),
+            (base.clone, lambda each: (each.seek(0), each.readinto(bytearray(9000)))[1], 9000),
+        ]
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(switching)
+        try:
+            for make, call, expected in calls:
+                for n in range(60):
+                    reader, wrong = make(), list[Any]()
+
+                    def read(reader: Any = reader, wrong: list[Any] = wrong) -> None:
+                        with contextlib.suppress(ValueError):  # closed
+                            while not wrong:
+                                wrong += [got for got in [call(reader)] if got != expected]  # noqa: B023  # of this round
+
+                    thread = threading.Thread(target=read)
+                    thread.start()
+                    time.sleep(n % 7 * 2e-4)
+                    reader.close()
+                    thread.join()
+                    assert not wrong
+        finally:
+            sys.setswitchinterval(usual)
+
+
+def test_readinto_what_has_no_format(url: str) -> None:
+    """numpy's dates, and records of them, as io fills them."""
+    with hctef.HttpFile(url) as file:
+        for kind in ("M8[s]", "m8[ns]", "i4,M8[s]"):
+            target, expected = np.zeros(40, kind), np.zeros(40, kind)
+            file.seek(0)
+            assert file.readinto(target) == io.BytesIO(CONTENT).readinto(expected)
+            assert target.tobytes() == expected.tobytes()
+        with pytest.raises(ValueError, match="dtype"):
+            file.readinto(np.zeros((4, 4), "M8[s]")[:, 1])
+
+
 def test_a_position_before_the_start_is_an_error_of_both_kinds(url: str, tmp_path: Path) -> None:
     """OSError (EINVAL) as a file has it, which libraries look for, ValueError as BytesIO."""
     path = tmp_path / "file"
@@ -479,7 +548,7 @@ def test_a_position_before_the_start_is_an_error_of_both_kinds(url: str, tmp_pat
     with hctef.HttpFile(url) as file, path.open("rb") as local:
         for offset, whence in ((-1, 0), (-1, 1), (-len(CONTENT) - 1, 2)):
             for each in (file, local):
-                with pytest.raises(OSError, match=".") as caught:
+                with pytest.raises(OSError) as caught:
                     each.seek(offset, whence)
                 assert caught.value.errno == errno.EINVAL
             with pytest.raises(ValueError, match="negative"):
@@ -522,13 +591,13 @@ def test_signatures_tell_the_options() -> None:
 def test_a_url_that_is_none_is_named_unless_it_may_hold_a_secret() -> None:
     """In a loop over many, which?"""
     for url, shown in (
-        ("data.bin?token=s3cret", "'data.bin'"),
-        ("ftp://u:s3cret@h/x", "^not an"),
-        ("http://u:s3?cret@h", "^"),
+        ("data.bin?token=s3cret", "'data.bin': not an"),
+        ("ftp://u:s3cret@h/x", "not an"),
+        ("http://u:s3?cret@h", "not a valid"),
     ):
-        with pytest.raises(hctef.HctefUrlError, match=shown) as caught:
+        with pytest.raises(hctef.HctefUrlError) as caught:
             hctef.HttpFile(url)
-        assert "s3" not in str(caught.value)
+        assert str(caught.value).startswith(shown)
 
 
 def test_peek_fetches_little_however_much_it_is_asked_for(range_server: RangeServer) -> None:

@@ -49,6 +49,46 @@ def test_tls_is_verified_by_default(tls_range_server: RangeServer) -> None:
     assert tls_range_server.requests == 0
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_close_takes_no_tls_away(
+    tls_range_server: RangeServer, ca_file: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """`SSLSocket.shutdown` does: what its thread sent and received then would be in the clear."""
+    taken: list[object] = []
+    shutdown = ssl.SSLSocket.shutdown
+
+    def watched(sock: ssl.SSLSocket, how: int) -> None:
+        taken.extend([] if sock.server_side else [sock])
+        shutdown(sock, how)
+
+    def read(file: hctef.HttpFile) -> None:
+        with pytest.raises(ValueError, match="closed"):
+            file.read(400_000)
+
+    monkeypatch.setattr(ssl.SSLSocket, "shutdown", watched)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    url = tls_range_server.add("f", DATA)
+    with urllib3.PoolManager(ca_certs=str(ca_file)) as pool:
+        given: Any = {"pool": None if ours else pool, "prefetch_bytes": 0}
+        held: Any
+        for held in (trickle(50_000), *([Gate()] if ours else [])):  # the head in a pool of the caller's is waited for
+            file = hctef.HttpFile(url, **given)
+            tls_range_server.behave("f", held)
+            reading = threading.Thread(target=read, args=(file,))
+            reading.start()
+            if isinstance(held, Gate):
+                held.wait_for(1)
+            else:
+                wait_until(lambda file=file: file.stats.bytes_fetched > 20_000)  # type: ignore[misc]
+            file.close()
+            reading.join(10)
+            assert not reading.is_alive()
+            if isinstance(held, Gate):
+                held.open()
+            tls_range_server.behave("f")
+    assert not taken
+
+
 def test_a_trusted_authority(tls_range_server: RangeServer, ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the caller's pool, and by SSL_CERT_FILE as OpenSSL takes it."""
     url = tls_range_server.add("f", DATA)
@@ -103,7 +143,7 @@ def test_a_pickled_buffer(url: str) -> None:
 
 def test_a_copy_fetches_nothing_on_open(range_server: RangeServer, url: str) -> None:
     """It is one of many perhaps, each for a part. What the caller wants to be fetched on open still is."""
-    given: dict[str, Any]
+    given: Any
     for given, least, most in (({}, 0, 100_000), ({"prefetch_bytes": 300_000}, 300_000, 500_000)):
         with hctef.HttpFile(url, **given) as file:
             data = pickle.dumps(file)

@@ -303,6 +303,7 @@ PROGRAMS = [
     "beside_programs",
     "room_in_the_child",
     "at_exit",
+    "across_pages",
 ]
 
 
@@ -346,6 +347,24 @@ def run(command: list[str]) -> str:
 
 
 # lifetimes
+
+
+def test_what_was_there_when_it_was_exported_can_be_evicted(url: str) -> None:
+    """It needed no pager then, and was held for ever: also beyond a bound on memory."""
+    with hctef.RemoteBuffer(url) as buf:
+        buf.prefetch([(0, SIZE)])
+        array = np.frombuffer(buf, "u1")
+        buf.evict()
+        assert buf.resident_bytes == 0
+        assert array[::4097].tobytes() == DATA[::4097]
+        buf.madvise(mmap.MADV_DONTNEED)
+        assert buf.resident_bytes == 0
+    with hctef.HttpFile(url, max_resident_bytes=MIB) as file:
+        view = file.buffer.view()
+        export = memoryview(file.buffer)
+        del view
+        assert bytes(export[5_000_000:5_000_100]) == DATA[5_000_000:5_000_100]
+        wait_until(lambda: file.resident_bytes <= MIB)
 
 
 @pytest.mark.parametrize("paging", ["fault", "fill"])

@@ -98,6 +98,7 @@ class Resolver:
         with self.driver.lock:
             for start, stop in self.arena.found():
                 self.planner.took(ByteRange(start, min(stop, self.size)))
+            self.planner.trim()
         self.show()
 
     def _disk(self, url: Url, since: float) -> DiskCache | None:
@@ -221,6 +222,7 @@ class Resolver:
 
     def evict(self, extent: ByteRange) -> None:
         with self.driver.lock:
+            self.planner.let_touched_go()
             self.planner.evict(*extent)
         self.show()
 

@@ -374,6 +374,7 @@ class Worker:
                     begin, end = max(start, extent.start), min(stop, extent.stop, resolver.size)
                     for gap in resolver.pages.missing(begin, end) if begin < end else ():
                         resolver.planner.took(gap)
+            resolver.planner.trim()
         resolver.show()
 
     # answers
