@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import sys
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from hctef._http import Head
 from hctef._intervals import Claim
+from hctef._locks import if_free
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._steps import (
@@ -167,7 +169,8 @@ class AsyncDriver:
                     result: T = item.value
                     return result
         finally:
-            await steps.aclose()
+            if not isinstance(sys.exception(), GeneratorExit):  # that went through it, and ended it
+                await steps.aclose()
         raise TypeError("the generator ended without a result")
 
     async def iterate(
@@ -205,6 +208,8 @@ class AsyncDriver:
                     if self._loop.time() - rested > BREATH:
                         await asyncio.sleep(0)
                         rested = self._loop.time()
+                except GeneratorExit:
+                    raise
                 except BaseException as raised:  # thrown into the generator, which raises it again
                     if watch is not None and watch.over:  # see below
                         raise
@@ -213,13 +218,23 @@ class AsyncDriver:
                     watch.tick()  # not thrown in: a transfer would take it for its own failure
         finally:
             error = None  # its traceback holds this frame
-            with self.lock:
-                generator.close()
+            self._locked(generator.close)
             self._active.discard(exchange)
             exchange.drop()
             self._running -= 1
             self.holds -= 1
             self._close_unused()  # what a clone asked for in the background comes still: the last of it closes
+
+    def _locked(self, action: Callable[[], object]) -> None:
+        """Do it under the lock. Where a coroutine is thrown away that may be inside of a step of this very thread: then
+        whoever has the lock does it when that step is over."""
+        if not isinstance(sys.exception(), GeneratorExit):
+            with self.lock:
+                action()
+            return
+        self.planner.later.append(action)
+        while self.planner.later and if_free(self.lock, self.planner.do_later):
+            pass
 
     async def _perform(self, step: Step, exchange: AsyncExchange, watch: Watch | None) -> Any:
         match step:
@@ -298,8 +313,8 @@ class AsyncDriver:
             for future in plan.wait:
                 await _outcome(future, watch)
         except BaseException as error:  # raised again
-            with self.lock:
-                self.planner.cancel(plan.claims + tuple(c for c in plan.background if not c.started))
+            given_up = plan.claims + tuple(c for c in plan.background if not c.started)
+            self._locked(functools.partial(self.planner.cancel, given_up))
             for task in mine:  # a server that stalls would keep their claims until it times out
                 task.cancel()
             if mine and not isinstance(error, GeneratorExit):  # in a coroutine that is thrown away nothing can wait

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,6 +55,8 @@ class Delivery(Storing):
     ) -> None:
         """`clock`: seconds."""
         requester = Requester(source, options, Stats(), Link(), clock)
+        self.later: deque[Callable[[], object]] = deque()
+        """See `do_later`."""
         super().__init__(options, requester, make_arena, make_pages, clock)
 
     @property
@@ -94,6 +97,13 @@ class Delivery(Storing):
             raise
         finally:
             self.cache.fresh = []  # no call, behind which an interrupt may come: the caller has the step next
+            if self.later:
+                self.do_later()
+
+    def do_later(self) -> None:
+        """Under the lock: what the garbage collector came to do, and had no lock for."""
+        while self.later:
+            self.later.popleft()()
 
     # transfers
 

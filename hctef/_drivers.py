@@ -13,11 +13,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from hctef._http import Head
 from hctef._intervals import Claim
+from hctef._locks import Event, if_free
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._ranges import ByteRange
@@ -104,11 +105,13 @@ class Driver:
         self.lock = threading.Lock()
         self.before_waiting: Callable[[Future[None]], None] = lambda _: None
         """Raises where this thread would wait for what only it can bring."""
-        self._closing = threading.Event()
+        self._closing = Event()
         self._workers = _workers(planner)
         self._active: set[Exchange] = set()
         self._abandoned: deque[tuple[PlanGen[Any], Exchange]] = deque()
         """Generators that are to be ended: whoever had the lock when they were thrown away does it."""
+        self._ended: deque[Exchange] = deque()
+        """What they went by."""
 
     def run[T](self, generator: PlanGen[T], exchange: Exchange | None = None, watch: Watch | None = None) -> T:
         """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with.
@@ -186,27 +189,21 @@ class Driver:
         """End what nobody goes on with; not `blocking`: or leave it to whoever holds the lock."""
         while self._abandoned:
             if blocking:
-                with self.lock:  # no interrupt comes between this and what follows, as one may behind an acquire()
-                    exchange = self._end_one()
-            elif self.lock.acquire(blocking=False):
-                try:
-                    exchange = self._end_one()
-                finally:
-                    self.lock.release()
-            else:
+                with self.lock:
+                    self._end_one()
+            elif not if_free(self.lock, self._end_one):
                 return
-            if exchange is not None:
+            while self._ended:
+                exchange = self._ended.popleft()
                 self._active.discard(exchange)
                 exchange.drop()
 
-    def _end_one(self) -> Exchange | None:
-        """Under the lock. Returns what its generator went by; None: another thread was first."""
-        try:
+    def _end_one(self) -> None:
+        """Under the lock."""
+        if self._abandoned:  # else another thread was first
             generator, exchange = self._abandoned.popleft()
-        except IndexError:
-            return None
-        generator.close()
-        return exchange
+            self._ended.append(exchange)
+            generator.close()
 
     def _perform(self, step: Step, exchange: Exchange, watch: Watch | None) -> Any:
         match step:
@@ -276,8 +273,12 @@ class Driver:
             self.before_waiting(future)
             if watch is not None:
                 watch.begin()
-                while not wait((future,), watch.patience).done:
-                    watch.tick()
+                while True:
+                    try:
+                        future.exception(watch.patience)
+                        break
+                    except TimeoutError:
+                        watch.tick()
         return future.result()
 
     def _transfer(self, claim: Claim, watch: Watch | None = None) -> None:
@@ -307,26 +308,17 @@ class Driver:
         if not garbage:
             with self.lock:
                 self.planner.close()
-        elif self.lock.acquire(blocking=False):
-            try:
-                self.planner.close()
-            finally:
-                self.lock.release()
+        else:
+            if_free(self.lock, self.planner.close)
         self._closing.set()
         self._workers.close(garbage=garbage)
         for exchange in list(self._active):
             exchange.abort()
 
-    def before_fork(self) -> None:
-        self.lock.acquire()
-
-    def after_fork_in_parent(self) -> None:
-        self.lock.release()
-
     def after_fork_in_child(self) -> None:
         """Only the forking thread lives on here: the transfers of others are the parent's, and so are its sockets."""
         self.lock = threading.Lock()
-        closing = threading.Event()
+        closing = Event()
         if self._closing.is_set():
             closing.set()
         self._closing = closing

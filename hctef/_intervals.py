@@ -17,11 +17,16 @@ from concurrent.futures import Future
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from hctef._locks import Waiter
 from hctef._pages import PageTable
 from hctef._ranges import ByteRange
 
 if TYPE_CHECKING:
     from intervaltree import IntervalTree
+
+
+EXTENTS = 1024
+"""Resident ones among which none is looked for that is evicted."""
 
 
 class Claim:
@@ -85,7 +90,7 @@ class Claim:
 
     def wait_for(self, stop: int) -> Future[None]:
         """A future that is done once the bytes before `stop` are committed, or the claim is given up."""
-        future: Future[None] = Future()
+        future: Future[None] = Waiter()
         if self.open and self.at < stop:
             if len(self._waiting) >= self._room:
                 self._waiting = [waiting for waiting in self._waiting if not waiting[1].cancelled()]
@@ -182,6 +187,7 @@ class IntervalCache:
         self._brief: list[Pin] = []  # by where they begin
         self._longest = 0  # of these, since there were none
         self._resident: deque[ByteRange] = deque()
+        self._room = EXTENTS
 
     # in flight
 
@@ -294,9 +300,14 @@ class IntervalCache:
 
     # resident
 
-    def fetched(self, extent: ByteRange) -> None:
-        """Note an extent that came, for `victims`."""
+    def fetched(self, extent: ByteRange, pages: PageTable) -> None:
+        """Note an extent that came, for `victims`. Those of which nothing is resident any longer are forgotten now and
+        then: what is evicted by a caller is not looked for here."""
         self._resident.append(extent)
+        if len(self._resident) > self._room:
+            there = (each for each in self._resident if pages.missing_bytes(*each) < each.length)
+            self._resident = deque(there)
+            self._room = max(EXTENTS, 2 * len(self._resident))
 
     def victims(self, pages: PageTable) -> Iterator[ByteRange]:
         """Unpinned parts of extents, those to evict first, first. The caller evicts each before it asks for the

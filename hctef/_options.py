@@ -238,9 +238,6 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-BUFFER_ONLY = frozenset(BufferOptions.__annotations__) - frozenset(FileOptions.__annotations__)
-
-
 def defaults(*, buffer: bool) -> dict[str, Any]:
     """Of a buffer, or of a file."""
     return DEFAULTS if buffer else DEFAULTS | {"prefetch_bytes": FILE_PREFETCH_BYTES}

@@ -40,7 +40,16 @@ class WarmestFirst(queue.LifoQueue[Any]):
         with self.mutex:
             if self.queue:  # what takes half as long as all that else may be
                 return self._get()
+        if not block:
+            raise queue.Empty
         return super().get(block, timeout)
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        with self.mutex:  # no Condition, which an interrupt may leave locked: nobody waits for room here
+            if 0 < self.maxsize <= len(self.queue):
+                raise queue.Full
+            self._put(item)
+            self.not_empty.notify()
 
     def _get(self) -> Any:
         idle: list[Any] = self.queue

@@ -9,12 +9,14 @@ locked way else.
 from __future__ import annotations
 
 import mmap
+import os
+import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from hctef._cursor import LINE_BYTES, read_stop
 from hctef._http import Validator
-from hctef._options import BUFFER_ONLY, CallSignature, Options, UrlSource, make_options
+from hctef._options import CallSignature, Options, UrlSource, make_options
 from hctef._pages import PageTable
 from hctef._planner import Planner
 from hctef._progress import Watch
@@ -48,6 +50,21 @@ read in half the time of an attribute in a dict, and a hit reads seven."""
 _NOWHERE = PageTable(0).rows
 
 
+class Unopened:
+    """What a copy that came by pickle knows of the file that it is to open, on first use."""
+
+    def __init__(self, size: int, validator: Validator, hint: str) -> None:
+        self.size, self.validator, self.hint = size, validator, hint
+        self._lock, self._process = threading.RLock(), os.getpid()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Of the thread that opens it. A forked child has one of its own: the parent's thread is not there."""
+        if self._process != os.getpid():
+            self._lock, self._process = threading.RLock(), os.getpid()
+        return self._lock
+
+
 class Reader:
     """One reader of a remote file. Subclasses say how it is read."""
 
@@ -66,7 +83,7 @@ class Reader:
     _hit_bytes: int
     _hits: int
     _options: Options
-    _pickled: tuple[int, Validator, str] | None
+    _pickled: Unopened | None
     _position: int
     _remote: Remote | None
     _rows: mmap.mmap
@@ -105,7 +122,7 @@ class Reader:
         """A reader of pages that are open already, at position 0."""
         given = remote.options.changed()
         reader = cls.__new__(cls)
-        reader._blank(remote.source, Options(**{k: v for k, v in given.items() if cls._buffer or k not in BUFFER_ONLY}))
+        reader._blank(remote.source, Options(**{name: value for name, value in given.items() if name in cls._known}))
         reader._attach(remote)
         return reader
 

@@ -23,6 +23,7 @@ from hctef._drivers import Driver
 from hctef._http import Validator
 from hctef._intervals import Pin
 from hctef._link import Link
+from hctef._locks import if_free, release_all, take
 from hctef._opening import Opening
 from hctef._options import Options, UrlSource
 from hctef._paging import paging_support
@@ -64,7 +65,6 @@ class Remote:
         self._users = 0
         self._users_lock = threading.RLock()  # the garbage collector may come in between
         self._unpinned: deque[Pin] = deque()
-        self._counted: deque[tuple[int, int]] = deque()
         with _registry:
             _remotes.add(self)
 
@@ -106,6 +106,13 @@ class Remote:
         """The URL without userinfo and query values: for reprs and messages."""
         return self.planner.requester.where()
 
+    def drive_by(self, loop: Any, driver: Any) -> None:
+        """A loop's tasks read by this driver. Those of other loops, which refer to them, go when they are closed."""
+        for other, old in list(self.async_drivers.items()):
+            if old.closed or other.is_closed():
+                del self.async_drivers[other]
+        self.async_drivers[loop] = driver
+
     # readers
 
     def retain(self, reader: object = None) -> None:
@@ -118,7 +125,9 @@ class Remote:
 
     def release(self, hits: int = 0, bytes_read: int = 0, *, garbage: bool = False) -> None:
         """A reader was closed, and hands over what it counted. The last one stops what is in flight."""
-        self._counted.append((hits, bytes_read))
+        stats = self.planner.stats
+        stats.hits += hits  # no lock, as above: no thread comes between bytecodes that are no call
+        stats.bytes_read += bytes_read
         with self._users_lock:
             self._users -= 1
             last = self._users == 0
@@ -196,11 +205,8 @@ class Remote:
         if pin is None:
             return
         self._unpinned.append(pin)
-        while self._unpinned and self.driver.lock.acquire(blocking=False):
-            try:
-                self._let_go()
-            finally:
-                self.driver.lock.release()
+        while self._unpinned and if_free(self.driver.lock, self._let_go):
+            pass
 
     def _let_go(self) -> None:
         """Under the lock: what `unpin` was told while somebody else held it."""
@@ -256,10 +262,6 @@ class Remote:
     def stats(self) -> Stats:
         """A snapshot over all readers, those that were closed too."""
         with self.driver.lock:
-            while self._counted:
-                hits, bytes_read = self._counted.popleft()
-                self.planner.stats.hits += hits
-                self.planner.stats.bytes_read += bytes_read
             total = self.planner.stats + Stats()
             for reader in self.readers:
                 total.hits += reader._hits
@@ -293,9 +295,8 @@ class _Waiting:
         self._began = time.perf_counter()
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        remote = self._remote
-        with remote.driver.lock:
-            remote.planner.stats.seconds_waited += time.perf_counter() - self._began
+        seconds, stats = time.perf_counter() - self._began, self._remote.planner.stats
+        stats.seconds_waited += seconds  # no lock: the garbage collector may be who throws a coroutine away
         if kind is Cancelled:
             raise ValueError(CLOSED) from None
 
@@ -325,31 +326,28 @@ _lines: dict[tuple[str, str, int], Link] = {}
 
 _registry = threading.RLock()
 _remotes: weakref.WeakSet[Remote] = weakref.WeakSet()
-_forking: list[Remote] = []
+_forking: list[Any] = []
+"""The locks that are held for a fork: an interrupt in `_before_fork` prevents none (Python says it, and forks)."""
 
 
 def _before_fork() -> None:
     """No thread is in the middle of a table when the process is copied."""
-    _registry.acquire()
-    _forking[:] = sorted(_remotes, key=id)
-    for remote in _forking:
-        remote.driver.before_fork()
+    take(_registry, _forking)
+    for remote in sorted(_remotes, key=id):
+        take(remote.driver.lock, _forking)
 
 
 def _after_fork_in_parent() -> None:
-    for remote in _forking:
-        remote.driver.after_fork_in_parent()
-    _forking.clear()
-    _registry.release()
+    release_all(_forking)
 
 
 def _after_fork_in_child() -> None:
     global _registry  # noqa: PLW0603  # as every lock, it may be held by a thread that is not here
     _registry = threading.RLock()
-    for remote in _forking:
+    _forking.clear()
+    for remote in list(_remotes):
         remote._users_lock = threading.RLock()
         remote.driver.after_fork_in_child()
-    _forking.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -131,7 +131,7 @@ class Residency:
         """Whole pages `[start, stop)` were filled; `ahead`: of any reader."""
         self.arena.publish(start, stop)
         if self.options.max_resident_bytes is not None:
-            self.cache.fetched(ByteRange(start, stop))
+            self.cache.fetched(ByteRange(start, stop), self.pages)
         for page in self._traps.came(start, stop):
             if page > start:
                 self.mark(start, page)
@@ -171,7 +171,7 @@ class Residency:
         """Whole pages are in the arena, brought by another process."""
         self.mark(*extent)
         if self.options.max_resident_bytes is not None:
-            self.cache.fetched(extent)
+            self.cache.fetched(extent, self.pages)
 
     def _check_open(self) -> None:
         if self.closed:

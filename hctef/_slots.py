@@ -6,6 +6,7 @@ from collections import deque
 from concurrent.futures import Future
 
 from hctef._intervals import Claim
+from hctef._locks import Waiter
 from hctef._steps import PlanGen, Wait
 
 
@@ -26,7 +27,7 @@ class Slots:
         if self._free:
             self._free -= 1
             return
-        turn: Future[None] = Future()
+        turn: Future[None] = Waiter()
         (self._urgent if claim is None or claim.awaited else self._queue).append(turn)
         if claim is not None:
             claim.turn = turn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, SupportsIndex
 
@@ -11,7 +10,7 @@ from hctef._http import Validator, checked_headers, is_secret
 from hctef._options import FILE_PREFETCH_BYTES, Options, UrlSource
 from hctef._progress import Watch, portable
 from hctef._ranges import ByteRange, checked_lengths
-from hctef._reader import Reader
+from hctef._reader import Reader, Unopened
 from hctef._remote import CLOSED, UNWATCHED, Remote
 from hctef._urls import parse_url
 
@@ -36,11 +35,12 @@ class SyncReader(Reader):
         """The Remote. Opens what came by pickle. Raises ValueError: closed."""
         if self._remote is not None:
             return self._remote
-        if self._pickled is None:
+        pickled = self._pickled
+        if pickled is None:
             raise ValueError(CLOSED)
-        with _reopening:
-            if self._pickled is not None:  # no other thread was first
-                size, validator, hint = self._pickled
+        with pickled.lock:
+            if self._pickled is pickled and self._remote is None:  # no other thread was first
+                size, validator, hint = pickled.size, pickled.validator, pickled.hint
                 position = self._position
                 remote = Remote(self._source, self._options, hint)
                 remote.open()
@@ -129,6 +129,7 @@ class SyncReader(Reader):
         remote = self._open()
         options = remote.options.changed()
         options.pop("pool", None)
+        options.pop("session", None)  # of an asynchronous file's, whose pages these are
         if not self._buffer and options.get("prefetch_bytes") == FILE_PREFETCH_BYTES:
             del options["prefetch_bytes"]  # a copy, one of many perhaps, knows the size, and reads what it was made for
         if not portable(remote.options.progress):
@@ -168,9 +169,6 @@ def _unpickle(  # noqa: PLR0917  # pickle passes by position
     """A reader that opens on first use, and refuses a file that changed."""
     reader = kind.__new__(kind)
     reader._blank(source, Options(**options))
-    reader._pickled = (size, validator, hint)
+    reader._pickled = Unopened(size, validator, hint)
     reader._position = position
     return reader
-
-
-_reopening = threading.RLock()

@@ -52,7 +52,7 @@ class _Pages:
         end = bisect_left(self.order, stop, index)
         taken = self.order[index:end]
         for page in taken:
-            del self._ages[page]
+            self._ages.pop(page, None)  # an interrupt may have come here before
         del self.order[index:end]
         return taken
 

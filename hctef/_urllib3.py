@@ -44,6 +44,9 @@ UNPROVEN_SECONDS, PROVEN_SECONDS = 1.0, 5.0
 """A server that may have thrown away what was sent ahead is waited for so long, or four times as long as the first
 response took; one that has answered such requests before, for longer."""
 
+HOSTS = 16
+"""Servers that a file's requests are sent to, of which it is remembered how: itself, and where it redirects to."""
+
 _BROKEN = (HTTPError, OSError, ValueError, AttributeError)  # AttributeError: aborted by another thread
 _ONCE = urllib3.Retry(False)  # the core asks again, not the pool
 
@@ -79,8 +82,10 @@ class Urllib3Transport:
         origin = url[: url.find("/", 8)]
         if origin not in self._hosts:
             direct = self.pool is None and not environment_proxy(origin)
+            while len(self._hosts) >= HOSTS:  # a server chooses where it redirects to
+                self._hosts.pop(list(self._hosts)[0], None)  # noqa: RUF015  # another thread may change it meanwhile
             self._hosts[origin] = shared_pool(None).connection_from_url(origin) if direct else None
-        return self._hosts[origin]
+        return self._hosts.get(origin)
 
     def plain(self, url: str) -> PlainPool | None:
         """The pool of a URL's server where its connections are ours."""

@@ -9,6 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from hctef._locks import Condition
+
 log = logging.getLogger("hctef")
 
 PATIENCE = 0.005
@@ -28,7 +30,7 @@ class Workers:
         self.done = 0
         """Requests ever answered, to see whether anything gets done."""
         self._tasks: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._idle = 0
         self._count = 0
         self._patient = False

@@ -6,8 +6,8 @@ import errno
 import io
 import operator
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -227,19 +227,23 @@ class HttpFile(SyncReader, _Base):
         given = os.fsdecode(path)
         with _naming(given):
             target, mode = _destination(given)
-            partial = tempfile.NamedTemporaryFile(dir=target.parent, prefix=".hctef.", delete=False)  # noqa: SIM115  # below
-        with partial:
-            try:
+            partial = target.with_name(f".hctef.{secrets.token_hex(8)}")
+            # The system applies the umask: to ask for it is to set it, for all threads.
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+        try:
+            with open(descriptor, "wb") as writing:  # noqa: PTH123  # a descriptor
                 for piece in self.stream():
                     with _naming(given):
-                        partial.write(piece)
+                        writing.write(piece)
                 with _naming(given):
-                    partial.close()
-                    Path(partial.name).chmod(mode)
-                    Path(partial.name).replace(target)
-            except BaseException:
-                Path(partial.name).unlink(missing_ok=True)
-                raise
+                    writing.close()
+            with _naming(given):
+                if mode is not None:
+                    partial.chmod(mode)
+                partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     # what files have
 
@@ -304,8 +308,8 @@ def _naming(path: str) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, path) from error
 
 
-def _destination(path: str) -> tuple[Path, int]:
-    """The file that is to be written for `path`, and the permissions that it has or a new one gets.
+def _destination(path: str) -> tuple[Path, int | None]:
+    """The file that is to be written for `path`, and the permissions that it has; None: it is a new one.
 
     Raises OSError: what is there is no regular file.
     """
@@ -315,9 +319,7 @@ def _destination(path: str) -> tuple[Path, int]:
     except FileNotFoundError:
         if not os.path.basename(path):  # noqa: PTH119  # as above
             raise
-        mask = os.umask(0)
-        os.umask(mask)
-        return target, 0o666 & ~mask
+        return target, None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):

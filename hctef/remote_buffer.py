@@ -362,12 +362,15 @@ class RemoteBuffer(SyncReader):
     # cursors on the same pages
 
     def aio(self) -> AsyncRemoteBuffer:
-        """The AsyncRemoteBuffer on the same pages, for the event loop that first awaits it; to be closed there.
+        """The AsyncRemoteBuffer on the same pages, for the event loop that first awaits it; to be closed there. A
+        `pool` of yours (its proxy, its headers, its certificates) is not for it: a warning says so.
 
         Raises ImportError: aiohttp is not installed (`pip install aiohttp`).
         """
         from hctef.aio import AsyncRemoteBuffer  # noqa: PLC0415  # an extra
 
+        if self._open().options.pool is not None:
+            log.warning("%s: what is read under asyncio does not go by your pool", self._open().safe_url)
         return AsyncRemoteBuffer._on(self._open(), None, owner=True)
 
     def file(self) -> HttpFile:

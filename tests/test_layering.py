@@ -13,7 +13,7 @@ import hctef
 
 PACKAGE = Path(hctef.__file__).parent
 LAYERS = [
-    ["exceptions", "_ranges", "_memory", "_huge", "_raw", "_shared_memory", "_stats"],
+    ["_locks", "exceptions", "_ranges", "_memory", "_huge", "_raw", "_shared_memory", "_stats"],
     [
         "_urls",
         "_http",
@@ -73,7 +73,7 @@ LAYERS = [
     ["_serve", "_demo", "cli", "__main__", "__init__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-PURE = {name for names in LAYERS[:3] for name in names}
+PURE = {name for names in LAYERS[:3] for name in names} - {"_locks"}
 IO = {"asyncio", "threading", "socket", "ssl", "urllib3", "aiohttp", "requests", "http", "subprocess", "select"}
 
 

@@ -557,7 +557,7 @@ def test_what_is_pinned_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, brief
     pins = [cache.pin(*extent, brief=brief) for extent in extents]
     CountedPin.looks = CountedPages.looks = 0
     for extent in extents:
-        cache.fetched(extent)
+        cache.fetched(extent, pages)
         assert not list(cache.victims(pages))
     for extent, pin in zip(extents, pins, strict=True):
         cache.unpin(pin)

@@ -68,7 +68,7 @@ class AsyncReader(Reader):
             remote.driver.close()
             await driver.close()
             return self
-        remote.async_drivers[asyncio.get_running_loop()] = driver
+        remote.drive_by(asyncio.get_running_loop(), driver)
         self._attach(remote)
         self._driver, self._state, self._owner, self._position = driver, "open", True, 0
         return self
@@ -100,7 +100,7 @@ class AsyncReader(Reader):
             driver = remote.async_drivers.get(loop)
             if driver is None or driver.closed:
                 driver = AsyncDriver(remote.planner, remote.driver.lock, AiohttpTransport(remote.options))
-                remote.async_drivers[loop] = driver
+                remote.drive_by(loop, driver)
             driver.holds += 1  # else a reader whose owner was closed would connect for each read
             self._driver, self._owner = driver, True
         driver.check_loop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
@@ -16,6 +17,8 @@ from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
 from hctef.aio.http_file import AsyncHttpFile
 from hctef.exceptions import PagerError
 from hctef.remote_buffer import RemoteBuffer
+
+log = logging.getLogger("hctef")
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -101,7 +104,10 @@ class AsyncRemoteBuffer(AsyncReader):
 
     @property
     def sync(self) -> RemoteBuffer:
-        """The RemoteBuffer on the same pages. What it does not find there it fetches by urllib3, and blocks."""
+        """The RemoteBuffer on the same pages. What it does not find there it fetches by urllib3, and blocks; not by a
+        `session` of yours: a warning says so."""
+        if self._open().options.session is not None:
+            log.warning("%s: what is read without asyncio does not go by your session", self._open().safe_url)
         return RemoteBuffer._sharing(self._open())
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from hctef import _faulting
 from hctef._faulting import Mapping
+from hctef._locks import Waiter
 from hctef.exceptions import PagerError
 from hctef.pager import wire
 from hctef.pager.conversation import LINGER_SECONDS, Conversation, Request
@@ -64,7 +65,7 @@ class Client(Conversation):
         Raises PagerError: the helpers do not start, or refuse. What was taken over goes when the mapping does.
         """
         link = Link(self, mapping, {**message, "op": "attach", "link": secrets.token_hex(8)}, table)
-        future: Future[Any] = Future()
+        future: Future[Any] = Waiter()
         mapping.closed = link.unmapped
         self.ask(link, link.message, future)
         _result(future, 2 * START_SECONDS)

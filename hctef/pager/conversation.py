@@ -230,6 +230,7 @@ class Conversation:
             self._asked[number] = Request(link, {"op": "detach", "link": link.name, "id": number})
             helpers.ending[number] = link.room
             self._say(helpers, self._asked[number])
+            helpers.told.discard(link.name)
         for left in self._left:
             if left.socket.fileno() >= 0:  # its end is the answer
                 left.ending[next(self._ids)] = link.room

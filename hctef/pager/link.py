@@ -10,6 +10,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from hctef._faulting import Mapping
+from hctef._locks import Waiter
 from hctef._ranges import ByteRange
 from hctef._steps import Cancelled
 from hctef.pager import wire
@@ -44,7 +45,7 @@ class Link:
         return self._ask(message)
 
     def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool) -> Future[int]:
-        total: Future[int] = Future()
+        total: Future[int] = Waiter()
         parts = [
             self._ask({"op": "prefetch", "ranges": wire.pack_ranges(batch), "wait": wait})
             for batch in itertools.batched(ranges, wire.MOST_RANGES)
@@ -104,7 +105,7 @@ class Link:
         wire.close(descriptors)
 
     def _ask(self, message: wire.Message) -> Future[Any]:
-        future: Future[Any] = Future()
+        future: Future[Any] = Waiter()
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         self.client.ask(self, message, future)

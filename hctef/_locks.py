@@ -1,0 +1,67 @@
+"""Locks that no interrupt leaves held.
+
+A signal's handler, KeyboardInterrupt's too, runs in the main thread between two bytecodes, where a call has returned.
+So it may come between `lock.acquire()` and the `try` behind it, and into the `__enter__` and `__exit__` of
+`threading.Condition`, which are written in Python: the lock would stay held, and whoever wants it would hang. Nothing
+comes between the `__enter__` of a lock that is written in C and its block. Here is what is built on that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import compress
+from operator import methodcaller
+from typing import Any
+
+_AT_ONCE = (False,)  # lock.acquire(blocking=False)
+
+
+class Condition(threading.Condition):
+    """One whose `with` is that of its lock."""
+
+    __enter__: Any = property(lambda self: self._lock.__enter__)  # looked up, they are the lock's own
+    __exit__: Any = property(lambda self: self._lock.__exit__)
+
+
+class Event(threading.Event):
+    """One that a wait which is interrupted leaves usable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cond = Condition(threading.Lock())
+
+
+class Waiter(Future[Any]):
+    """A future whose waiting may be interrupted: whoever sets it, holding a file's lock perhaps, is not held up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = Condition()
+
+
+def if_free(lock: Any, action: Callable[[], object]) -> bool:
+    """Do it under a lock, where nobody holds that at this moment. Whether it was done."""
+    held: list[bool] = []
+    try:
+        held.extend(map(lock.acquire, _AT_ONCE))  # in C: no interrupt comes between the lock and the list
+        if held[0]:
+            action()
+    finally:
+        if held and held[0]:
+            lock.release()
+    return held[0]
+
+
+def take(lock: Any, held: list[Any]) -> None:
+    """Acquire a lock. It is in `held` where it was acquired, whatever interrupts this."""
+    held.extend(compress((lock,), map(lock.acquire, (True,))))
+
+
+def release_all(held: list[Any]) -> None:
+    """Release what `take` acquired, and forget it, each at once."""
+    with contextlib.suppress(IndexError):  # none is left
+        deque(map(methodcaller("release"), iter(held.pop, None)), 0)
