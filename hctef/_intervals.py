@@ -183,7 +183,8 @@ class IntervalCache:
         self._whole: list[Claim] = []  # those that came whole and lay where others were claimed since
         self.fresh: list[Claim] = []
         """Those of the step that is being computed."""
-        self._held: IntervalTree | None = None
+        self._holding: set[Pin] = set()
+        self._held: IntervalTree | None = None  # these, by where they are; None: to be made of them
         self._brief: list[Pin] = []  # by where they begin
         self._longest = 0  # of these, since there were none
         self._resident: deque[ByteRange] = deque()
@@ -248,11 +249,13 @@ class IntervalCache:
             insort(self._brief, pin, key=_start)
             self._longest = max(self._longest, stop - start)
         else:
-            if self._held is None:
-                from intervaltree import IntervalTree  # noqa: PLC0415  # 5 ms of `import hctef`: few hold anything
-
-                self._held = IntervalTree()
-            self._held.addi(start, stop, pin)
+            self._holding.add(pin)
+            try:
+                if self._held is not None:
+                    self._held.addi(start, stop, pin)
+            except BaseException:  # raised again: an interrupt has left it in pieces
+                self._held = None
+                raise
         return pin
 
     def unpin(self, pin: Pin) -> None:
@@ -264,8 +267,14 @@ class IntervalCache:
                 del brief[brief.index(pin, first, last)]
             if not brief:
                 self._longest = 0
-        elif self._held is not None:
-            self._held.discardi(pin.start, pin.stop, pin)
+        else:
+            self._holding.discard(pin)
+            try:
+                if self._held is not None:
+                    self._held.discardi(pin.start, pin.stop, pin)
+            except BaseException:  # as above
+                self._held = None
+                raise
         kept, pin.kept = pin.kept, []
         self._resident += kept
 
@@ -290,13 +299,18 @@ class IntervalCache:
 
     def _pins(self, whole: ByteRange) -> Iterator[Pin]:
         """The pins that may hold bytes of `whole`, by where they begin."""
-        brief, held = self._brief, self._held
+        brief = self._brief
         first = bisect_right(brief, whole.start - self._longest, key=_start)
         last = bisect_left(brief, whole.stop, first, key=_start)
         found = (brief[index] for index in range(first, last))
-        if not held:
+        if not self._holding:
             return found
-        return heapq.merge(sorted((each.data for each in held.overlap(*whole)), key=_start), found, key=_start)
+        if self._held is None:
+            from intervaltree import IntervalTree  # noqa: PLC0415  # 5 ms of `import hctef`: few hold anything
+
+            self._held = IntervalTree.from_tuples((pin.start, pin.stop, pin) for pin in self._holding)
+        held = (each.data for each in self._held.overlap(*whole))
+        return heapq.merge(sorted(held, key=_start), found, key=_start)
 
     # resident
 

@@ -40,7 +40,8 @@ class RemoteBuffer(SyncReader):
     `np.frombuffer(buf)`, `array(…)`) fetches nothing: the pages that are touched are fetched then, by a helper process,
     and a touch that cannot be served within `fault_timeout` seconds is a SIGBUS, as with an mmap whose disk fails.
     Where it is 'fill', an export fetches all of the buffer first, up to `max_export_bytes`. `view(a, b)` fetches its
-    range before it returns, in both.
+    range before it returns, in both. Who takes a memoryview of it for an array takes `np.frombuffer`: of
+    `np.ndarray(buffer=memoryview(buf))` nobody keeps the memory.
 
     A thread that touches an absent page may hold the GIL while it waits: a server, a proxy or an event loop in a thread
     of the same process cannot answer it then. Fetch what is touched there first (`view`, `prefetch`), or take

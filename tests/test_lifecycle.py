@@ -146,6 +146,7 @@ def test_a_copy_fetches_nothing_on_open(range_server: RangeServer, url: str) -> 
     given: Any
     for given, least, most in (({}, 0, 100_000), ({"prefetch_bytes": 300_000}, 300_000, 500_000)):
         with hctef.HttpFile(url, **given) as file:
+            wait_until(lambda file=file, least=least: file.resident_bytes >= (least or len(DATA)))  # type: ignore[misc]
             data = pickle.dumps(file)
         range_server.forget()
         with pickle.loads(data) as other:
