@@ -116,6 +116,13 @@ class Foresight(Pace):
                 self._survival.ended(old.length)
             del runs[RUNS:]
 
+    def _over(self, stride: Stride) -> None:
+        """Another element of a stride was begun: the one before went no further."""
+        for run in self._runs:
+            if run.stride is stride and not run.ended:
+                run.ended = True
+                self._survival.ended(run.length)
+
     def _pending(self, distance: int) -> int:
         """How many strides of this distance have foretold nothing yet."""
         return sum(stride.steps == 2 and -PAGE < stride.distance - distance < PAGE for stride in self._strides)

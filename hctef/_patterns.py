@@ -213,7 +213,8 @@ class Strides:
                 and other.size // PAGE == size // PAGE
                 and self.bad.get(distance // PAGE, 0) < 2
             ):
-                return distance, max(size, min(self._length(first), other.length)), 2
+                length = min(self._length(first), other.length)
+                return distance, max(size, length + (length >> 3 if size <= PAGE else 0)), 2
         for key in list(self.good)[:-KNOWN:-1]:
             run = at.get((start - key * PAGE - HALF) // PAGE)
             if run is not None and (start - run.start) // PAGE == key and run.size // PAGE == size // PAGE:

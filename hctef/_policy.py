@@ -207,6 +207,11 @@ class Policy(Foresight):
                     self._finder.judge(old.distance, right=False)
             del self._strides[STRIDES:]
             self._elements(stride, behind, traps)
+            end = min(self._size, start + stride.length)
+            if stride.depth and end > block.stop:  # the rest of this one, too
+                behind.insert(0, ByteRange(block.stop, end))
+                run.edge = end
+                run.reach()
             return self._advice(block, behind, traps)
         if self._blocks.missed(start, product) and self._largest is None:
             behind += self._blocks.latest(product, ENLARGED)
@@ -286,7 +291,9 @@ class Policy(Foresight):
         traps: list[int] = []
         enlarges = run.count == 2 and missing and self._blocks.missed(start, product) and self._largest is None
         if run.stride is not None:
-            run.stride.length = max(run.stride.length, run.length)
+            # Of who tells a page at a time the last one is not heard of, what is there already is touched in silence.
+            slack = min(unit, run.length >> 3) if missing and stop - start <= PAGE else 0
+            run.stride.length = max(run.stride.length, run.length + slack)
         block = ByteRange(start, stop)
         adjoins = start <= edge if step > 0 else stop >= edge  # by chance this is rare, or it was asked for
         scattered, alone = False, 0
@@ -331,6 +338,7 @@ class Policy(Foresight):
         stride.length = max(stride.length, stop - stride.anchor)
         if self._is_long(start, stop):
             self._lattice.read(start, stop - start)
+        self._over(stride)
         begin, end = stride.element(0, self._least)
         run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, end))
         run.stride = stride
