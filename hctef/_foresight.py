@@ -137,6 +137,8 @@ class Foresight(Pace):
         ahead = self._worth(max(run.length, (last - run.first) * step), trust)
         piece = self.piece
         end = min(self._size, max(0, last + step * ahead)) // PAGE * PAGE
+        if step > 0 and run.length <= run.expected:  # it ends there
+            end = min(end, -(-(run.start + run.expected) // PAGE) * PAGE)
         more = (end - run.edge) * step
         least = min(ahead // 4, piece)
         if more <= 0 or (more < least and 0 < end < self._size // PAGE * PAGE):

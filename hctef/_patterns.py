@@ -63,6 +63,7 @@ class Run:
         "count",
         "edge",
         "ended",
+        "expected",
         "first",
         "last",
         "length",
@@ -92,6 +93,8 @@ class Run:
         """From its first byte to its last read."""
         self.count = 1
         self.ended = False
+        self.expected = 0
+        """Bytes that it is to have, where that was foretold."""
         self.stride: Stride | None = None
         """That foretold it."""
         self.near = self.nearly = 0

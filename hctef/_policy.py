@@ -210,7 +210,7 @@ class Policy(Foresight):
             end = min(self._size, start + stride.length)
             if stride.depth and end > block.stop:  # the rest of this one, too
                 behind.insert(0, ByteRange(block.stop, end))
-                run.edge = end
+                run.edge, run.expected = end, stride.length
                 run.reach()
             return self._advice(block, behind, traps)
         if self._blocks.missed(start, product) and self._largest is None:
@@ -341,7 +341,7 @@ class Policy(Foresight):
         self._over(stride)
         begin, end = stride.element(0, self._least)
         run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, end))
-        run.stride = stride
+        run.stride, run.expected = stride, stride.length
         self._remember(run)
         behind: list[ByteRange] = []
         traps: list[int] = []
