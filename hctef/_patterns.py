@@ -217,7 +217,7 @@ class Strides:
                 and self.bad.get(distance // PAGE, 0) < 2
             ):
                 length = min(self._length(first), other.length)
-                return distance, max(size, length + (length >> 3 if size <= PAGE else 0)), 2
+                return distance, max(size, length + (length >> 3 if length > 2 * size else 0)), 2
         for key in list(self.good)[:-KNOWN:-1]:
             run = at.get((start - key * PAGE - HALF) // PAGE)
             if run is not None and (start - run.start) // PAGE == key and run.size // PAGE == size // PAGE:

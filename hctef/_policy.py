@@ -291,8 +291,7 @@ class Policy(Foresight):
         traps: list[int] = []
         enlarges = run.count == 2 and missing and self._blocks.missed(start, product) and self._largest is None
         if run.stride is not None:
-            # Of who tells a page at a time the last one is not heard of, what is there already is touched in silence.
-            slack = min(unit, run.length >> 3) if missing and stop - start <= PAGE else 0
+            slack = min(unit, run.length >> 3) if missing else 0  # its last reads were not heard of: all was there
             run.stride.length = max(run.stride.length, run.length + slack)
         block = ByteRange(start, stop)
         adjoins = start <= edge if step > 0 else stop >= edge  # by chance this is rare, or it was asked for
