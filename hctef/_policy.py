@@ -339,7 +339,7 @@ class Policy(Foresight):
             self._lattice.read(start, stop - start)
         self._over(stride)
         begin, end = stride.element(0, self._least)
-        run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, end))
+        run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, min(end, self._size)))
         run.stride, run.expected = stride, stride.length
         self._remember(run)
         behind: list[ByteRange] = []

@@ -473,6 +473,13 @@ def ipc(batches: int = 20, columns: Sequence[int] = (3, 10, 17)) -> Trace:
     return Trace("W9b ipc", size, reads)
 
 
+def column(pieces: int = 10, distance: int = 6_900_000, length: int = 400_000, step: int = 65536) -> Trace:
+    """A column of a table whose pieces are as long and as far from each other, read step by step."""
+    starts = [1_000_000 + n * distance for n in range(pieces)]
+    reads = [(start + at, min(step, length - at)) for start in starts for at in range(0, length, step)]
+    return Trace("column", 1_000_000 + (pieces + 1) * distance, reads)
+
+
 def strided(size: int = 256 * MIB, stride: int = MIB, length: int = 4) -> Trace:
     """W10: one float every MiB."""
     return Trace("W10 strided", size, [(at, length) for at in range(0, size, stride)])
@@ -523,6 +530,7 @@ TRACES: list[Callable[[], Trace]] = [
     lambda: parquet("groups"),
     lambda: parquet("columns"),
     ipc,
+    column,
     strided,
     reverse_strided,
     two_strides,
@@ -538,6 +546,9 @@ TRACES: list[Callable[[], Trace]] = [
     lambda: zipf().as_faults(),
     lambda: sequential(64 * MIB).as_faults(),
     lambda: chunked().as_faults(),
+    lambda: column().as_faults(),
+    lambda: parquet("columns").as_faults(),
+    lambda: ipc().as_faults(),
     lambda: strided().as_faults(),
     lambda: backward().as_faults(),
 ]

@@ -104,6 +104,16 @@ def test_faults_cost_about_what_reads_cost(make: Callable[[], Trace]) -> None:
 
 
 @pytest.mark.parametrize("line", [B20, C80], ids=lambda line: line.name)
+def test_a_column_of_a_table_through_a_view(line: Line) -> None:
+    """Its pieces are known by where they begin, but of their ends nobody tells. 33 round trips and 17 MB for 4, before."""
+    result = cost(simulation.column().as_faults(), line)
+    assert result.seconds <= 21 * line.round_trip
+    assert result.bytes <= 1.7 * simulation.column().distinct
+    assert cost(simulation.column(), line).seconds <= 22 * line.round_trip
+    assert cost(simulation.ipc().as_faults(), line).seconds <= 75 * line.round_trip  # 87 to 89 before
+
+
+@pytest.mark.parametrize("line", [B20, C80], ids=lambda line: line.name)
 def test_sequential_reads_keep_the_line_busy(line: Line) -> None:
     """W4: within 6 % of one request for the whole file, slow start, hundreds of windows and all."""
     single = Simulation(256 * MIB, line, 0, 0)
@@ -659,6 +669,17 @@ def test_a_run_whose_edge_lies_behind_asks_for_nothing_empty() -> None:
     fetch = policy(262_144, round_trip=0.0003, rate=2e9)
     follow(fetch, 262_144, [*[(0, 1, False, False)] * 30, (0, 1, True, False), (20_479, 1, False, False)])
     follow(fetch, 262_144, [(at, 4096, at % 3 == 0, at % 5 == 0) for at in range(0, 262_144, 4096)])
+
+
+def test_no_trap_lies_beyond_the_end() -> None:
+    """Of a stride's last element, which does not fit."""
+    fetch, distance, traps = policy(10 << 20), 1 << 20, list[int]()
+    for at in range(0, 10 << 20, distance):
+        for step in range(0, 600_000, 20_000):
+            start = at + 400_000 + step
+            if start < 10 << 20:
+                traps += fetch.access(start, start + 1, 0.0, missing=step % 60_000 == 0).traps
+    assert max(traps) < 10 << 20
 
 
 def test_a_run_is_heard_of_while_its_windows_are_not_due() -> None:
