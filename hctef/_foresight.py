@@ -31,6 +31,8 @@ FREE = 256 * KIB
 """Bytes of a stride's elements that are asked for with any chance."""
 COLUMN = 64 * KIB
 """Bytes: a shorter read is none of a column of a table."""
+COARSE = 32 * KIB
+"""Bytes by which the places of a column's pieces may be off, where they are compressed."""
 EDGE = 256
 """Bytes by which places that repeat may be off."""
 IDLE = 0.5
@@ -58,6 +60,7 @@ class Foresight(Pace):
     __slots__ = (
         "_absent",
         "_bound",
+        "_coarse",
         "_finder",
         "_follows",
         "_hint",
@@ -103,18 +106,25 @@ class Foresight(Pace):
         self._strides: list[Stride] = []  # latest first
         self._stride_survival = Survival()
         self._finder = Strides(RECENT)
+        self._coarse = Strides(RECENT, COARSE)  # of long reads, whose places are not exact
         self._lattice = Lattice()
 
     def _remember(self, run: Run) -> None:
         runs = self._runs
         runs.insert(0, run)
         self._finder.began(run)
+        if self._is_long(run.start, run.start + run.size):
+            self._coarse.began(run)
         if len(runs) > ACTIVE_RUNS:
             old = runs[ACTIVE_RUNS]
             if not old.ended:
                 old.ended = True
                 self._survival.ended(old.length)
             del runs[RUNS:]
+
+    def _judge(self, stride: Stride, *, right: bool) -> None:
+        """What a stride foretold came true, or did not."""
+        (self._coarse if stride.slack else self._finder).judge(stride.distance, right=right)
 
     def _over(self, stride: Stride) -> None:
         """Another element of a stride was begun: the one before went no further."""

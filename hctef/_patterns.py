@@ -1,7 +1,8 @@
 """Patterns in the reads of a file that foretell where the next ones are: runs and strides. Pure.
 
 Run: reads that go on where the one before ended, either way, with small gaps. Stride: runs that begin at equal
-distances. What tells of places, not of an order, is in `_regions.py`.
+distances, or, where reads are long, at nearly equal ones (pieces of a table that are compressed). What tells of places,
+not of an order, is in `_regions.py`.
 
 Lattice: long reads whose places repeat at the same distances, in any order: columns of a table that several threads
 read.
@@ -138,9 +139,11 @@ class Run:
 class Stride:
     """Runs that begin at equal distances."""
 
-    __slots__ = ("anchor", "asked", "depth", "distance", "length", "steps")
+    __slots__ = ("anchor", "asked", "depth", "distance", "length", "slack", "steps")
 
-    def __init__(self, anchor: int, distance: int, length: int, steps: int) -> None:
+    def __init__(self, anchor: int, distance: int, length: int, steps: int, slack: int = 0) -> None:
+        self.slack = slack
+        """Bytes by which the beginnings of elements may be off, beyond a page: they are compressed, perhaps."""
         self.anchor = anchor
         """Where the latest element read begins."""
         self.distance = distance
@@ -155,29 +158,30 @@ class Stride:
 
     def position(self, start: int, stop: int, reach: int) -> int:
         """Which element after the anchor a read is of, at most `reach` beyond what was asked for; 0: of none."""
-        distance, offset = self.distance, start - self.anchor
-        k = (offset + PAGE) // distance if distance > 0 else -(offset // -distance)
+        distance, offset, off = self.distance, start - self.anchor, PAGE + self.slack
+        k = (offset + off) // distance if distance > 0 else -((offset - self.slack) // -distance)
         if not 0 < k <= self.asked + reach:
             return 0
         inside = offset - k * distance
-        if -PAGE <= inside < PAGE or (inside > 0 and stop - start + inside < self.length + PAGE):
+        if -off <= inside < off or (inside > 0 and stop - start + inside < self.length + PAGE):
             return k
         return 0
 
     def element(self, k: int, least: int) -> tuple[int, int]:
         """Where the k-th element after the anchor lies; what is longer than some pages may be off by some bytes."""
         start = self.anchor + k * self.distance
-        slack = 256 if self.length > 4 * PAGE else 0
+        slack = self.slack + (256 if self.length > 4 * PAGE else 0)
         return start - slack, start + max(self.length + slack, least)
 
 
 class Strides:
     """Finds them: three equal steps of about equally long first reads among the last ones, whatever came between."""
 
-    __slots__ = ("_at", "_count", "_order", "_twice", "bad", "good")
+    __slots__ = ("_at", "_count", "_grain", "_order", "_twice", "bad", "good")
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, grain: int = PAGE) -> None:
+        """`grain`: bytes by which steps may differ."""
+        self._count, self._grain = count, grain
         self._at: dict[int, Run] = {}  # (start +- half a page) // PAGE: the run that began there
         self._twice: dict[int, list[int]] = {}  # by length in pages: where runs began, times two
         self._order: list[Run] = []
@@ -187,50 +191,57 @@ class Strides:
 
     def began(self, run: Run) -> None:
         """A run began."""
-        at, start = self._at, run.start
-        at[(start - HALF) // PAGE] = at[(start + HALF) // PAGE] = run
-        self._twice.setdefault(run.size // PAGE, []).append(2 * start)
+        at, start, grain = self._at, run.start, self._grain
+        half = grain // 2
+        at[(start - half) // grain] = at[(start + half) // grain] = run
+        self._twice.setdefault(self._like(run.size), []).append(2 * start)
         self._order.append(run)
         if len(self._order) > self._count:
             old = self._order.pop(0)
-            twice = self._twice[old.size // PAGE]
+            like = self._like(old.size)
+            twice = self._twice[like]
             del twice[0]
             if not twice:
-                del self._twice[old.size // PAGE]
-            for key in ((old.start - HALF) // PAGE, (old.start + HALF) // PAGE):
+                del self._twice[like]
+            for key in ((old.start - half) // grain, (old.start + half) // grain):
                 if at.get(key) is old:
                     del at[key]
+
+    def _like(self, size: int) -> int:
+        """The same of reads that are about equally long."""
+        return size // PAGE if self._grain == PAGE else size.bit_length()
 
     def find(self, start: int, size: int, least: int) -> tuple[int, int, int] | None:
         """The distance of at least `least` at which a read at `start` is the third, the elements' length, and how
         many steps came true."""
-        twice, at = self._twice.get(size // PAGE), self._at
+        like, grain, at = self._like(size), self._grain, self._at
+        twice = self._twice.get(like)
         if twice is None:
             return None
-        for double in [double for double in twice if (double - start) // PAGE in at][::-1]:
+        for double in [double for double in twice if (double - start) // grain in at][::-1]:
             first = double // 2
-            other, distance = at[(2 * first - start) // PAGE], start - first
+            other, distance = at[(2 * first - start) // grain], start - first
             if (
-                -PAGE < other.start + distance - first < PAGE
+                -grain < other.start + distance - first < grain
                 and abs(distance) >= least
-                and other.size // PAGE == size // PAGE
-                and self.bad.get(distance // PAGE, 0) < 2
+                and self._like(other.size) == like
+                and self.bad.get(distance // grain, 0) < 2
             ):
                 length = min(self._length(first), other.length)
                 return distance, max(size, length + (length >> 3 if length > 2 * size else 0)), 2
         for key in list(self.good)[:-KNOWN:-1]:
-            run = at.get((start - key * PAGE - HALF) // PAGE)
-            if run is not None and (start - run.start) // PAGE == key and run.size // PAGE == size // PAGE:
+            run = at.get((start - key * grain - grain // 2) // grain)
+            if run is not None and (start - run.start) // grain == key and self._like(run.size) == like:
                 return start - run.start, max(size, run.length), min(3, self.good[key])
         return None
 
     def _length(self, start: int) -> int:
-        run = self._at.get((start - HALF) // PAGE)
+        run = self._at.get((start - self._grain // 2) // self._grain)
         return run.length if run is not None else 0
 
     def judge(self, distance: int, *, right: bool) -> None:
         """What a distance foretold came true, or did not."""
-        table, key = (self.good if right else self.bad), distance // PAGE
+        table, key = (self.good if right else self.bad), distance // self._grain
         table[key] = table.get(key, 0) + 1
         if not right:
             self.good.pop(key, None)

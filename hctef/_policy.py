@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hctef._foresight import LATELY, PAUSE, Foresight
+from hctef._foresight import COARSE, LATELY, PAUSE, Foresight
 from hctef._huge import HUGE
 from hctef._link import Link
 from hctef._pace import KIB, MIB
@@ -191,6 +191,9 @@ class Policy(Foresight):
         block = self._block(start, stop, unit)
         run = Run(start, stop, block.start, block.stop)
         found = self._finder.find(start, stop - start, 2 * unit)
+        slack = 0
+        if found is None and self._is_long(start, stop):
+            found, slack = self._coarse.find(start, stop - start, stop - start + COARSE), COARSE // 2
         self._remember(run)
         behind: list[ByteRange] = []
         traps: list[int] = []
@@ -199,12 +202,12 @@ class Policy(Foresight):
             if self._lattice.right > 1 or found is None:
                 self._foretell(stop - start, behind, traps)
         if found is not None and not behind and self._pending(found[0]) < PENDING:
-            stride = Stride(start, *found)
+            stride = Stride(start, *found, slack)
             self._strides.insert(0, stride)
             for old in self._strides[STRIDES:]:
                 self._stride_survival.ended(old.steps)
                 if old.steps <= 2:
-                    self._finder.judge(old.distance, right=False)
+                    self._judge(old, right=False)
             del self._strides[STRIDES:]
             self._elements(stride, behind, traps)
             end = min(self._size, start + stride.length)
@@ -328,12 +331,17 @@ class Policy(Foresight):
         before = stride.steps
         stride.steps += steps
         self._stride_survival.grew(before, stride.steps)
-        self._finder.judge(stride.distance, right=True)
+        self._judge(stride, right=True)
         if missing and steps <= stride.asked:
             stride.depth = 0  # what was asked for did not come: look again
         stride.asked = max(0, stride.asked - steps)
         expected = stride.anchor + steps * stride.distance
-        stride.anchor = start if -PAGE <= start - expected < PAGE else expected
+        if -PAGE - stride.slack <= start - expected < PAGE + stride.slack:
+            stride.anchor = start
+            if stride.slack:  # the mean
+                stride.distance += (start - expected) // stride.steps
+        else:
+            stride.anchor = expected
         stride.length = max(stride.length, stop - stride.anchor)
         if self._is_long(start, stop):
             self._lattice.read(start, stop - start)

@@ -480,6 +480,17 @@ def column(pieces: int = 10, distance: int = 6_900_000, length: int = 400_000, s
     return Trace("column", 1_000_000 + (pieces + 1) * distance, reads)
 
 
+def compressed(count: int = 40, distance: int = 1_150_000, length: int = 144_000, off: float = 0.03) -> Trace:
+    """Chunks of a column of a compressed dataset: about as long and as far from each other, between them nodes."""
+    rng, at, reads = random.Random(2), 3_000_000, list[tuple[int, int]]()
+    for n in range(count):
+        if n % 8 == 0:
+            reads.append((10_000 + n // 8 * 2616, 2616))
+        reads.append((at, int(length * rng.uniform(1 - off, 1 + off))))
+        at += int(distance + 2.8 * length * rng.uniform(-off, off) / 1.05)
+    return Trace("compressed", at + distance, reads)
+
+
 def strided(size: int = 256 * MIB, stride: int = MIB, length: int = 4) -> Trace:
     """W10: one float every MiB."""
     return Trace("W10 strided", size, [(at, length) for at in range(0, size, stride)])
@@ -531,6 +542,7 @@ TRACES: list[Callable[[], Trace]] = [
     lambda: parquet("columns"),
     ipc,
     column,
+    compressed,
     strided,
     reverse_strided,
     two_strides,
