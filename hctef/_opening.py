@@ -265,7 +265,8 @@ class Opening:
         planner, limit, size = self._planner, self._options.max_resident_bytes, head.length
         if limit is not None and (size or 0) > limit:
             raise RangeRequestsUnsupportedError(
-                f"{self._where}: {size} bytes are more than max_resident_bytes", status=200
+                f"{self._where}: {size} bytes are more than max_resident_bytes, and without ranges all have to stay",
+                status=200,
             )
         if size is not None:
             self._begin(head, size)

@@ -770,6 +770,46 @@ def test_many_disjoint_reads_by_gather(nginx: NginxServer) -> None:
     assert sum(entry.sent for entry in nginx.log("gather.bin")) <= 64 * 65_536 + 8192
 
 
+def test_lines_that_are_there_let_others_run(range_server: RangeServer) -> None:
+    """A long file's would keep all other tasks waiting; and one that is cancelled loses no line."""
+    lines = [b"%d\n" % n for n in range(100_000)]
+    url = range_server.add("lines", b"".join(lines))
+
+    async def main() -> None:
+        async with AsyncHttpFile(url) as file:
+            await file.read()
+            file.seek(0)
+            turns, found = [0], list[bytes]()
+
+            async def others() -> None:
+                while True:
+                    turns[0] += 1
+                    await asyncio.sleep(0)
+
+            async def read() -> None:
+                async for line in file:
+                    found.append(line)
+                    if len(found) == 10_000:
+                        some.set()
+
+            some = asyncio.Event()
+            task = asyncio.create_task(others())
+            reading = asyncio.create_task(read())
+            await some.wait()
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            assert 0 < len(found) < len(lines)
+            await read()
+            assert found == lines
+            assert turns[0] >= 30
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    run_clean(main)
+
+
 def test_without_aiohttp_the_error_names_the_extra() -> None:
     """And the synchronous half works."""
     code = """

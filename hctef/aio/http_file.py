@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, Unpack
 
@@ -10,6 +11,9 @@ from hctef._cursor import line, read_stop, sought, writable_bytes
 from hctef._options import AsyncFileOptions, UrlSource
 from hctef._ranges import checked_range
 from hctef.aio._reader import ASYNC_SLOTS, AsyncReader
+
+LET_OTHERS = 14
+"""Lines that are in memory make nobody wait: other tasks have their turn each 16 KiB."""
 
 if TYPE_CHECKING:
     from hctef.aio.remote_buffer import AsyncRemoteBuffer
@@ -26,7 +30,10 @@ class AsyncHttpFile(AsyncReader):
         HctefUrlError, TypeError, ValueError: on construction, as HttpFile; the errors of the network come from `open`.
     """
 
-    __slots__ = ASYNC_SLOTS
+    __slots__ = (*ASYNC_SLOTS, "_breathed")
+
+    _breathed: int
+    """Where in its lines other tasks had their turn last."""
 
     _kind = "AsyncHttpFile"
     _known = frozenset(AsyncFileOptions.__annotations__)
@@ -35,6 +42,10 @@ class AsyncHttpFile(AsyncReader):
 
     def __init__(self, url: UrlSource, **options: Unpack[AsyncFileOptions]) -> None:
         self._prepare(url, options)
+
+    def _detach(self) -> None:
+        super()._detach()
+        self._breathed = 0
 
     @property
     def buffer(self) -> AsyncRemoteBuffer:
@@ -94,6 +105,9 @@ class AsyncHttpFile(AsyncReader):
         return self
 
     async def __anext__(self) -> bytes:
+        if self._position >> LET_OTHERS != self._breathed:
+            self._breathed = self._position >> LET_OTHERS
+            await asyncio.sleep(0)  # before the line is taken: who is cancelled here loses none
         found = await self.readline()
         if not found:
             raise StopAsyncIteration
