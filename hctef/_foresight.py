@@ -126,13 +126,6 @@ class Foresight(Pace):
         """What a stride foretold came true, or did not."""
         (self._coarse if stride.slack else self._finder).judge(stride.distance, right=right)
 
-    def _over(self, stride: Stride) -> None:
-        """Another element of a stride was begun: the one before went no further."""
-        for run in self._runs:
-            if run.stride is stride and not run.ended:
-                run.ended = True
-                self._survival.ended(run.length)
-
     def _pending(self, distance: int) -> int:
         """How many strides of this distance have foretold nothing yet."""
         return sum(stride.steps == 2 and -PAGE < stride.distance - distance < PAGE for stride in self._strides)

@@ -139,9 +139,11 @@ class Run:
 class Stride:
     """Runs that begin at equal distances."""
 
-    __slots__ = ("anchor", "asked", "depth", "distance", "length", "slack", "steps")
+    __slots__ = ("anchor", "asked", "depth", "distance", "latest", "length", "slack", "steps")
 
     def __init__(self, anchor: int, distance: int, length: int, steps: int, slack: int = 0) -> None:
+        self.latest: Run | None = None
+        """The latest element that was begun."""
         self.slack = slack
         """Bytes by which the beginnings of elements may be off, beyond a page: they are compressed, perhaps."""
         self.anchor = anchor

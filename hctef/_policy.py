@@ -345,10 +345,13 @@ class Policy(Foresight):
         stride.length = max(stride.length, stop - stride.anchor)
         if self._is_long(start, stop):
             self._lattice.read(start, stop - start)
-        self._over(stride)
+        previous = stride.latest
+        if previous is not None and not previous.ended:  # it went no further
+            previous.ended = True
+            self._survival.ended(previous.length)
         begin, end = stride.element(0, self._least)
         run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, min(end, self._size)))
-        run.stride, run.expected = stride, stride.length
+        run.stride, run.expected, stride.latest = stride, stride.length, run
         self._remember(run)
         behind: list[ByteRange] = []
         traps: list[int] = []
