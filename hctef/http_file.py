@@ -6,7 +6,6 @@ import errno
 import io
 import operator
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -227,7 +226,7 @@ class HttpFile(SyncReader, _Base):
         given = os.fsdecode(path)
         with _naming(given):
             target, mode = _destination(given)
-            partial = target.with_name(f".hctef.{secrets.token_hex(8)}")
+            partial = target.with_name(f".hctef.{os.urandom(8).hex()}")
             # The system applies the umask: to ask for it is to set it, for all threads.
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
         try:
