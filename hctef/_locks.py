@@ -21,10 +21,19 @@ _AT_ONCE = (False,)  # lock.acquire(blocking=False)
 
 
 class Condition(threading.Condition):
-    """One whose `with` is that of its lock."""
+    """One whose `with` is that of its lock, an RLock."""
 
     __enter__: Any = property(lambda self: self._lock.__enter__)  # looked up, they are the lock's own
     __exit__: Any = property(lambda self: self._lock.__exit__)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            return super().wait(timeout)
+        except BaseException:  # raised again: an interrupt may have come when the lock was given up
+            lock: Any = self._lock  # type: ignore[attr-defined]  # threading's
+            if not lock._is_owned():
+                lock.acquire()
+            raise
 
 
 class Event(threading.Event):
@@ -32,7 +41,7 @@ class Event(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._cond = Condition(threading.Lock())
+        self._cond = Condition()
 
 
 class Waiter(Future[Any]):

@@ -62,6 +62,21 @@ def test_they_wait_and_wake() -> None:
         assert [wait.result() for wait in waits] == [True, 5]
 
 
+def test_a_wait_that_is_interrupted_leaves_the_lock_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it is a RuntimeError where its block ends, in place of the interrupt."""
+    condition = Condition()
+
+    def interrupted() -> None:
+        condition._lock.release()  # type: ignore[attr-defined]  # threading's
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(condition, "_release_save", interrupted)
+    with pytest.raises(KeyboardInterrupt), condition:
+        condition.wait(1)
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(condition.acquire, timeout=5).result()
+
+
 def test_if_free() -> None:
     """Done under the lock, where that is free; and free afterwards, also where it failed."""
     lock, done = threading.Lock(), list[bool]()
