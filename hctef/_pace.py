@@ -7,6 +7,7 @@ reader needs. Connections start slowly, so few of them carry what is long, the w
 from __future__ import annotations
 
 from hctef._link import Link
+from hctef._ranges import PAGE
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -47,7 +48,7 @@ class Pace:
 
     @property
     def piece(self) -> int:
-        """The largest single background request, bytes."""
+        """The largest single background request, bytes: of whole pages."""
         link = self._link
         piece = max(COLD, SHARE * link.product, min(LONGEST, link.bandwidth * SHORT))
         # What is bought comes in smaller ones, so that a reader's request does not wait for long behind them.
@@ -55,9 +56,12 @@ class Pace:
 
     def piece_of(self, running: int) -> int:
         """The largest background request where `running` others are under way: it gets the connection of that rank,
-        the warmest first; and one that never carried much is in slow start, so that much would come late on it."""
+        the warmest first; and one that never carried much is in slow start, so that much would come late on it. Of
+        whole pages, as all requests are: what is between two of them would be nobody's."""
         most = min(self.piece, self.lane_bytes)
-        return min(most, self._warm[running]) if running < len(self._warm) else most
+        if running < len(self._warm):
+            most = min(most, self._warm[running])
+        return most // PAGE * PAGE
 
     def begun(self, running: int, length: int) -> None:
         """A background request for so many bytes goes out where `running` others are under way, or on the connection of

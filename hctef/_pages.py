@@ -99,16 +99,26 @@ class PageTable:
             page -= 1
         return page * PAGE
 
+    def whole(self, start: int, stop: int) -> tuple[int, int]:
+        """The numbers of whole pages, the first and the one behind the last. Raises ValueError: they are not whole."""
+        if start % PAGE or (stop % PAGE and stop != self.size):
+            raise ValueError(f"[{start}, {stop}) are not whole pages of a file of {self.size} bytes")
+        return start // PAGE, -(-stop // PAGE)
+
     def mark(self, start: int, stop: int) -> None:
-        """Whole pages `[start, stop)` are in the arena now. Call it after their bytes are, never before."""
-        first, last = start // PAGE, -(-stop // PAGE)
+        """Whole pages `[start, stop)` are in the arena now. Call it after their bytes are, never before.
+
+        Raises ValueError: they are not whole pages, so that somebody would read what is not there.
+        """
+        first, last = self.whole(start, stop)
         self.resident_bytes += self._absent_bytes(first, last)
         self.rows[first:last] = b"\1" * (last - first)
         self._used.update(range(first // _BLOCK, (last - 1) // _BLOCK + 1))
 
     def clear(self, start: int, stop: int) -> None:
-        """Resident run `[start, stop)` (as `runs` gave it) is about to leave the arena: call it before it does."""
-        first, last = start // PAGE, -(-stop // PAGE)
+        """Resident run `[start, stop)` (as `runs` gave it) is about to leave the arena: call it before it does. Raises
+        ValueError: as `mark`."""
+        first, last = self.whole(start, stop)
         self.rows[first:last] = bytes(last - first)
         self.resident_bytes -= self._absent_bytes(first, last)
 

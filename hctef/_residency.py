@@ -128,7 +128,9 @@ class Residency:
         )
 
     def _arrived(self, start: int, stop: int, *, ahead: bool = False) -> None:
-        """Whole pages `[start, stop)` were filled; `ahead`: of any reader."""
+        """Whole pages `[start, stop)` were filled; `ahead`: of any reader. Raises ValueError: they are not whole, and
+        none is shown to anybody."""
+        self.pages.whole(start, stop)
         self.arena.publish(start, stop)
         if self.options.max_resident_bytes is not None:
             self.cache.fetched(ByteRange(start, stop), self.pages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -98,6 +99,19 @@ def test_a_table_of_any_size_is_made(size: int) -> None:
     table = PageTable(min(size, 1 << 47))
     table.mark(0, min(table.size, PAGE))
     assert table.resident(0, 1)
+
+
+@given(st.integers(0, SIZE), st.integers(0, SIZE))
+def test_no_part_of_a_page_is_marked(start: int, stop: int) -> None:
+    """Nor cleared: somebody would read what is not there, or the rest would be lost."""
+    table = PageTable(SIZE)
+    whole = start % PAGE == 0 and (stop % PAGE == 0 or stop == SIZE)
+    for change in (table.mark, table.clear):
+        if start < stop and not whole:
+            with pytest.raises(ValueError, match="not whole pages"):
+                change(start, stop)
+            assert not table.resident_bytes
+            assert not list(table.runs())
 
 
 def test_runs_cross_the_blocks_of_the_used_set() -> None:

@@ -661,6 +661,18 @@ def test_what_was_cancelled_is_not_marked_though_it_came() -> None:
     assert [claim.error is None for claim in claims] == [True, True, False, True]
 
 
+def test_no_part_of_a_page_is_shown() -> None:
+    """Whatever was claimed: a blocked thread would go on with the zeros of what has not come."""
+    planner = opened(lambda planner: Loop(planner, lambda n: n - 1), prefetch_bytes=0).planner
+    claim = planner.cache.claim(ByteRange(0, 3 * PAGE - 5))
+    with mock.patch.object(AnonymousArena, "publish") as publish:
+        planner._commit(claim, 2 * PAGE)
+        with pytest.raises(ValueError, match="not whole pages"):
+            planner._commit(claim, claim.stop)
+    publish.assert_called_once_with(0, 2 * PAGE)
+    assert not planner.pages.resident(2 * PAGE, 2 * PAGE + 1)
+
+
 def test_a_part_of_a_page_is_of_no_use_once_its_page_was_brought() -> None:
     """The opening brings half a page; its page comes with others of a batch, and is evicted: all of it is asked for."""
     loop = opened(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from unittest import mock
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hctef._arena import AnonymousArena
 from hctef._lanes import Lane
 from hctef._link import Link
@@ -17,7 +21,7 @@ MIB = 1 << 20
 SIZE = 1024 * MIB
 
 
-def line(*, connections: int, bound: int | None = None) -> Planner:
+def line(*, connections: int, bound: int | None = None, size: int = SIZE) -> Planner:
     """Of a file over 20 ms and 500 MB/s, where so many connections are worth it for what is long."""
     link = Link()
     link.answered(0.02)
@@ -26,7 +30,7 @@ def line(*, connections: int, bound: int | None = None) -> Planner:
     link.pipelines, link.width.count = True, connections
     planner = Planner("http://host/file", Options(prefetch_bytes=0, max_resident_bytes=bound), AnonymousArena)
     planner.use_link(link)
-    planner.begin(SIZE)
+    planner.begin(size)
     return planner
 
 
@@ -37,7 +41,8 @@ def carry(planner: Planner, lane: Lane, count: int) -> None:
         claim = lane.claim
         claim.started = True
         step = min(count, claim.stop - claim.at)
-        planner._commit(claim, claim.at + step)
+        upto = claim.at + step
+        planner._commit(claim, upto if upto == claim.stop else upto - upto % PAGE)
         planner._feed(lane)
         count -= step
         if claim.at == claim.stop:
@@ -68,6 +73,33 @@ def test_connections_have_equal_shares_of_what_may_be_in_flight() -> None:
     assert planner._lanes == [first, *others]
     assert left(first) > share / 2
     assert planner.policy.warmth(first.rank) > planner.policy.warmth(others[0].rank)
+    planner.close()
+
+
+@pytest.mark.parametrize("bound", [None, 5 * MIB])
+@given(
+    connections=st.sampled_from([1, 2, 3, 4, 8]),
+    line_of=st.tuples(st.floats(0.0001, 0.3), st.floats(1e5, 3e9)),
+    size=st.integers(64 * MIB, SIZE),
+    steps=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 512), st.integers(0, SIZE)), min_size=2, max_size=20),
+)
+def test_claims_are_of_whole_pages(
+    bound: int | None, connections: int, line_of: tuple[float, float], size: int, steps: list[tuple[int, int, int]]
+) -> None:
+    """However many connections share whatever line, however long the file: of a page that two of them bring, one shows
+    the other's zeros."""
+    planner = line(connections=connections, bound=bound, size=size)
+    planner.link.believe(*line_of)
+    for which, pages, length in steps:
+        place = size if which % 2 else length  # the file's end has an odd length
+        planner._wishes.push([ByteRange(max(0, place - length % (PAGE << 2 * which)), min(place, size))])
+        planner._pump()
+        for claim in planner.cache.all_claims():
+            assert claim.start % PAGE == 0
+            assert claim.stop % PAGE == 0 or claim.stop == size
+        if planner._lanes:
+            lane = planner._lanes[which % len(planner._lanes)]
+            carry(planner, lane, min(left(lane), pages * PAGE) if pages else left(lane))
     planner.close()
 
 
