@@ -386,14 +386,21 @@ def small_lanes() -> Iterator[None]:
         yield
 
 
-@given(st.integers(0, 2**32), LIMITS, st.sampled_from([0, 200_000]), st.booleans(), st.booleans())
+@given(
+    st.integers(0, 2**32),
+    LIMITS,
+    st.sampled_from([0, 200_000]),
+    st.sampled_from([1, 3, 8]),
+    st.sampled_from(["nothing", "requests fail", "it is closed", "both"]),
+)
 @settings(max_examples=300, deadline=None)
 def test_what_is_wished_for_joins_the_connections_under_way(
-    seed: int, connections: int, prefetch: int, failing: bool, closing: bool
+    seed: int, connections: int, prefetch: int, width: int, happens: str
 ) -> None:
     """What was sent ahead is what the connection is asked for next; each byte is asked for once; whatever fails or is
-    closed, all that was claimed is given back."""
+    closed, all that was claimed is given back. `width`: so many connections are worth it for what is long."""
     choose = random.Random(seed).randrange
+    failing, closing = happens in {"requests fail", "both"}, happens in {"it is closed", "both"}
     with small_lanes():
         loop = opened(
             lambda planner: Loop(planner, choose, lambda: failing and choose(20) == 0),
@@ -403,6 +410,7 @@ def test_what_is_wished_for_joins_the_connections_under_way(
             retries=2,
         )
         planner = loop.planner
+        planner.link.width.count = width
 
         def reading(start: int, stop: int) -> PlanGen[None]:
             for at in range(start, stop, 2 * PAGE):
