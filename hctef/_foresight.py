@@ -116,11 +116,14 @@ class Foresight(Pace):
         if self._is_long(run.start, run.start + run.size):
             self._coarse.began(run)
         if len(runs) > ACTIVE_RUNS:
-            old = runs[ACTIVE_RUNS]
-            if not old.ended:
-                old.ended = True
-                self._survival.ended(old.length)
+            self._end(runs[ACTIVE_RUNS])
             del runs[RUNS:]
+
+    def _end(self, run: Run) -> None:
+        """It goes no further, as far as can be told."""
+        if not run.ended:
+            run.ended = True
+            self._survival.ended(run.length)
 
     def _judge(self, stride: Stride, *, right: bool) -> None:
         """What a stride foretold came true, or did not."""

@@ -245,8 +245,8 @@ def defaults(*, buffer: bool) -> dict[str, Any]:
 
 def make_options(kind: str, given: Mapping[str, Any], *, known: frozenset[str], buffer: bool) -> Options:
     """Options of `kind`, the class's name, which has those that are `known`, out of its keyword arguments."""
-    for name in sorted(given.keys() - known):
-        raise TypeError(f"{kind}() has no option {name!r}{_instead(name, known)}")
+    if unknown := sorted(given.keys() - known):
+        raise TypeError(f"{kind}() has no option {unknown[0]!r}{_instead(unknown[0], known)}")
     return Options(**defaults(buffer=buffer) | dict(given))
 
 

@@ -184,11 +184,11 @@ class Strides:
     def __init__(self, count: int, grain: int = PAGE) -> None:
         """`grain`: bytes by which steps may differ."""
         self._count, self._grain = count, grain
-        self._at: dict[int, Run] = {}  # (start +- half a page) // PAGE: the run that began there
-        self._twice: dict[int, list[int]] = {}  # by length in pages: where runs began, times two
+        self._at: dict[int, Run] = {}  # (start +- half a grain) // grain: the run that began there
+        self._twice: dict[int, list[int]] = {}  # by `_like`: where runs began, times two
         self._order: list[Run] = []
         self.good: dict[int, int] = {}
-        """How often distances (in pages) were right."""
+        """How often distances (in grains) were right."""
         self.bad: dict[int, int] = {}
 
     def began(self, run: Run) -> None:

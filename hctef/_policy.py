@@ -345,10 +345,8 @@ class Policy(Foresight):
         stride.length = max(stride.length, stop - stride.anchor)
         if self._is_long(start, stop):
             self._lattice.read(start, stop - start)
-        previous = stride.latest
-        if previous is not None and not previous.ended:  # it went no further
-            previous.ended = True
-            self._survival.ended(previous.length)
+        if stride.latest is not None:
+            self._end(stride.latest)
         begin, end = stride.element(0, self._least)
         run = Run(stride.anchor, max(stop, stride.anchor + 1), begin, max(stop, min(end, self._size)))
         run.stride, run.expected, stride.latest = stride, stride.length, run

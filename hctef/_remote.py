@@ -126,7 +126,7 @@ class Remote:
     def release(self, hits: int = 0, bytes_read: int = 0, *, garbage: bool = False) -> None:
         """A reader was closed, and hands over what it counted. The last one stops what is in flight."""
         stats = self.planner.stats
-        stats.hits += hits  # no lock, as above: no thread comes between bytecodes that are no call
+        stats.hits += hits  # no lock, as for hits themselves: no thread comes between bytecodes that are no call
         stats.bytes_read += bytes_read
         with self._users_lock:
             self._users -= 1

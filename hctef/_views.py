@@ -65,16 +65,15 @@ class _Pinned:
 
 def pinned_view(remote: Remote, arena: Arena, extent: ByteRange, pin: Pin | None) -> memoryview:
     """A read-only view of an extent that is resident in `arena`; it takes over its pin."""
-    view = memoryview(_Pinned(remote, arena, extent, pin))
-    return memoryview(_kept(view)) if extent.length else view
+    return _kept(memoryview(_Pinned(remote, arena, extent, pin)))
 
 
-def _kept(view: memoryview) -> NDArray[np.uint8]:
-    """An array that keeps `view`, and lets others keep it: of a memoryview itself np.ndarray(buffer=…) keeps what that
-    is a view of, which lets go of its memory with the view where its class is Python's (PEP 688)."""
+def _kept(view: memoryview) -> memoryview:
+    """The same of an array that keeps `view`: of a memoryview np.ndarray(buffer=…) keeps what that is a view of alone,
+    which lets go of its memory with the view where its class is Python's (PEP 688)."""
     import numpy as np  # noqa: PLC0415  # takes as long as all the rest
 
-    return np.frombuffer(view, "u1")
+    return memoryview(np.frombuffer(view, "u1")) if len(view) else view
 
 
 def loaded_view(remote: Remote, extent: ByteRange, watch: Watch | None = None) -> memoryview:
@@ -115,5 +114,4 @@ def array_over(view: memoryview, kind: np.dtype[Any], dims: tuple[int, ...], ord
     """A read-only array over a view, which it keeps."""
     import numpy as np  # noqa: PLC0415  # as above
 
-    source = _kept(view) if len(view) else view
-    return np.ndarray(dims, kind, buffer=source, order="C" if order == "C" else "F")
+    return np.ndarray(dims, kind, buffer=_kept(view), order="C" if order == "C" else "F")

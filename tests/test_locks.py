@@ -36,6 +36,12 @@ def url(range_server: RangeServer) -> str:
     return range_server.add("f", DATA)
 
 
+def run_program(name: str, url: str) -> subprocess.CompletedProcess[str]:
+    """Run a function of this module in a process of its own: what hangs would hang the tests too."""
+    command = [sys.executable, "-c", f"import sys; from tests.test_locks import {name}; {name}(sys.argv[1])", url]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=100)
+
+
 # what they are built of
 
 
@@ -146,11 +152,7 @@ def interrupts(url: str) -> None:
 
 def test_interrupts_leave_no_lock_held(nginx: NginxServer) -> None:
     """Futures, the pool and the file itself: whoever wanted one of their locks hung."""
-    url = nginx.add("interrupts", pattern(8 << 20))
-    code = "import sys; from tests.test_locks import interrupts; interrupts(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, url], capture_output=True, text=True, check=False, cwd=ROOT, timeout=100
-    )
+    done = run_program("interrupts", nginx.add("interrupts", pattern(8 << 20)))
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["right"]), done.stderr
 
 
@@ -242,10 +244,7 @@ def test_a_coroutine_is_collected_inside_of_a_step(range_server: RangeServer) ->
     """It has no lock to wait for: its thread has it."""
     url, gate = range_server.add("large", pattern(4 << 20)), Gate()
     range_server.behave("large", when(lambda request: request.asked.startswith("bytes=1"), gate))
-    code = "import sys; from tests.test_locks import collected; collected(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, url], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
-    )
+    done = run_program("collected", url)
     gate.open()
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
     assert "already running" not in done.stderr
