@@ -33,10 +33,6 @@ from hctef.exceptions import HctefNetworkError
 
 log = logging.getLogger("hctef")
 
-PIPELINED_BYTES = 1024 * 1024
-"""That they ask for, together: more would be in the way of a reader whose request comes later."""
-
-
 PATIENT = 16 * 1024
 """Bytes that come at once of what no reader waits for: a cold connection brings 2 KB at a time, and to wake for each
 costs more than their copy."""
@@ -223,8 +219,8 @@ class Delivery(Storing):
     def _others(self, claim: Claim, batch: Batch) -> Iterator[Claim]:
         """What a connection is to bring of a batch besides `claim`, begun here."""
         count, length, most = 1, claim.stop - claim.start, min(batch.share(), PIPELINED_MOST)
-        while count < most and length < PIPELINED_BYTES:
-            other = batch.take(PIPELINED_BYTES - length)
+        while count < most and length < batch.most:
+            other = batch.take(batch.most - length)
             if other is None:
                 return
             other.started = True

@@ -144,11 +144,12 @@ class PlainResponse:
         """Send more requests on the connection, each a path and headers."""
         self._connection.send_ahead(requests)
 
-    def follow(self, timeout: float) -> PlainResponse | None:
+    def follow(self, timeout: float, expects: Expected | None) -> PlainResponse | None:
         """The answer to the next of the requests that were sent already; this one's body was read to its end. None:
-        it is not plain. `timeout`: seconds to wait for it, between bytes, where it is shorter than the connection's."""
+        it is not plain. `timeout`: seconds to wait for it, between bytes, where it is shorter than the connection's;
+        `expects`: its head, perhaps."""
         connection = self._connection
-        following: PlainResponse | None = connection.receive_following(timeout)
+        following: PlainResponse | None = connection.receive_following(timeout, expects)
         if following is not None:
             connection.carry(self._length)
             following._connection, self._connection = connection, None
@@ -305,16 +306,16 @@ class _Plain:
         response, came = self._receive(expects)
         return replayed(connection, asked, bytes(came)) if response is None else response
 
-    def receive_following(self, timeout: float) -> PlainResponse | None:
+    def receive_following(self, timeout: float, expects: Expected | None) -> PlainResponse | None:
         """See `PlainResponse.follow`."""
         connection: Any = self
         self.unanswered -= 1
         if self._over != (0, 0) and head_end(self._staging or bytearray(), *self._over):
-            return self._receive()[0]
+            return self._receive(expects)[0]
         usual = connection.timeout
         connection.sock.settimeout(timeout if usual is None else min(timeout, usual))
         _acknowledge(connection.sock)
-        response, _ = self._receive()
+        response, _ = self._receive(expects)
         connection.sock.settimeout(usual)
         return response
 

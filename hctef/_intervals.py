@@ -126,9 +126,11 @@ class Claim:
 class Batch:
     """Claims that are wanted at once, more than there are connections: each of these brings its share of them."""
 
-    __slots__ = ("_connections", "_waiting")
+    __slots__ = ("_connections", "_waiting", "most")
 
-    def __init__(self, claims: Iterable[Claim], connections: int) -> None:
+    def __init__(self, claims: Iterable[Claim], connections: int, most: int) -> None:
+        """`most`: bytes that are asked for at once on a connection."""
+        self.most = most
         self._waiting = deque(claims)
         self._connections = connections
         for claim in self._waiting:

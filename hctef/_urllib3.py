@@ -279,7 +279,8 @@ class Urllib3Exchange:
                 response.drain(UNPROVEN_SECONDS)
             if response.left or not response.persistent:
                 return None
-            following = response.follow(max(self._patience, PROVEN_SECONDS if pool.pipelines else UNPROVEN_SECONDS))
+            patience = max(self._patience, PROVEN_SECONDS if pool.pipelines else UNPROVEN_SECONDS)
+            following = response.follow(patience, request.expects)
         except _BROKEN as error:
             self._close()
             if self._aborted:

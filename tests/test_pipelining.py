@@ -48,7 +48,8 @@ from tests.range_server import (
 )
 from tests.test_http1 import scripted
 
-DATA = pattern(8 * 1024 * 1024)
+MIB = 1 << 20
+DATA = pattern(8 * MIB)
 RANGES = [(n * 32_768 + n % 7 * 1000, n * 32_768 + n % 7 * 1000 + 100 + n % 5 * 700) for n in range(250)]
 
 
@@ -118,6 +119,29 @@ def test_what_goes_wrong_in_between_changes_no_byte(
     pool(url).pipelines = known
     for _ in range(2):
         read(url)
+
+
+def test_a_readers_block_is_asked_for_at_once(range_server: RangeServer, url: str) -> None:
+    """Over a near line, on the connection that he has: he waits for all of it."""
+    with hctef.HttpFile(url, prefetch_bytes=0, minimum_range_request_bytes=1) as file:
+        file.read_ranges([(at, at + 1) for at in range(MIB, 4 * MIB, 256 * 1024)])
+        range_server.forget()
+        file.seek(MIB)
+        assert file.read(3 * MIB) == DATA[MIB : 4 * MIB]
+    assert range_server.requests == 12
+    assert sum(request.ahead for request in range_server.log) == 11
+    assert range_server.sent_twice() == []
+
+
+@pytest.mark.parametrize("what", sorted(SPOILT))
+def test_what_goes_wrong_in_a_readers_block_changes_no_byte(range_server: RangeServer, url: str, what: str) -> None:
+    range_server.behave("f", SPOILT[what]())
+    with hctef.HttpFile(url, prefetch_bytes=0, minimum_range_request_bytes=1) as file:
+        for at in range(0, len(DATA), 64 * 1024):
+            file.seek(at + 20_000)
+            assert file.read(1) == DATA[at + 20_000 : at + 20_001]
+        file.seek(0)
+        assert file.read() == DATA
 
 
 def test_a_server_that_forgets_what_was_sent_ahead(range_server: RangeServer, url: str) -> None:
@@ -349,7 +373,7 @@ def test_responses_are_told_apart_wherever_they_are_cut(sizes: list[int], cuts: 
             assert bytes(room[:count]) == body
             assert response.left == 0
             if response.unanswered:
-                response = response.follow(10)
+                response = response.follow(10, None)
         assert response.persistent
         response.release()
         assert server.connections == 1
@@ -410,7 +434,7 @@ def test_what_has_come_in_whole_is_taken_at_once(
             assert response.collect(iter(extents[good:]), put) == 0
             time.sleep(0.001)
         if good < len(sizes):
-            following = response.follow(10)  # what is odd is there from its first byte
+            following = response.follow(10, None)  # what is odd is there from its first byte
             assert following is None or following.unanswered == len(sizes) - good - 1
             response = following or response
         response.close()
