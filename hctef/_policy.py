@@ -150,7 +150,7 @@ class Policy(Foresight):
             return Advice(self._clip(start, max(stop, start + self._least)))
         if trapped and self._blocks.sprung(start, stop) and not missing:
             return Advice(ByteRange(start, stop))
-        product = self._link.product
+        product = self._miss_penalty
         unit = self._blocks.unit(product)
         for index, run in enumerate(self._runs):
             if stop >= run.near and start <= run.nearly and (step := run.continues(start, stop)):
@@ -242,6 +242,12 @@ class Policy(Foresight):
         return self._advice(block, behind, traps)
 
     @property
+    def _miss_penalty(self) -> float:
+        """What a miss costs in bytes. Over a near line that is work most of all, of which a fault takes more."""
+        link = self._link
+        return link.product * self._slowness if link.near else link.product
+
+    @property
     def _price(self) -> float:
         """What a miss costs in bytes of what is bought: those come over a near line as fast as they are taken up."""
         product = self._link.product
@@ -285,7 +291,7 @@ class Policy(Foresight):
         if run.ended:
             run.ended = False
             self._survival.ended(before, -1)
-        product = self._link.product
+        product = self._miss_penalty
         edge = run.low if run.step == 0 > step else run.edge
         run.goes_on(start, stop, step)
         if run.length > before:

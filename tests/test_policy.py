@@ -9,6 +9,7 @@ import dataclasses
 import io
 import itertools
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -532,6 +533,22 @@ def test_advice_of_madvise() -> None:
         assert fetch.access(at, at + 10, 0.0, missing=True) == Advice(ByteRange(at, at + LEAST))
     fetch.advise("normal")
     assert not fetch.access(900_000_000, 900_000_010, 0.0, missing=True).behind
+
+
+def test_blocks_grow_where_a_miss_takes_longer_than_its_round_trip() -> None:
+    """A fault is more work than a read: over a near line, where that is all that takes time, it is worth more bytes."""
+
+    def block(seconds: float) -> int:
+        fetch, chance = policy(1 << 28, round_trip=0.0001, rate=1.8e9), random.Random(1)
+        lengths = []
+        for n in range(60):
+            start = n % 8 * 4 * MIB + chance.randrange(64) * PAGE
+            lengths.append(fetch.access(start, start + 4096, n * 0.001, missing=True).block.length)
+            fetch.waited(seconds)
+        return statistics.mode(lengths)
+
+    assert block(0.0001) == 64 * 1024
+    assert block(0.0006) == 128 * 1024
 
 
 def test_pieces_suit_the_line() -> None:
