@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from hctef._http import Head
 from hctef._intervals import Claim
-from hctef._locks import if_free
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._steps import (
@@ -193,6 +192,8 @@ class AsyncDriver:
                     yield _Result(end.value)
                     return
                 value = error = None
+                if self.planner.later:
+                    self.planner.catch_up(self.lock)
                 if type(step) is Deliver:
                     if watch is not None:
                         watch.took(len(step.data))
@@ -226,15 +227,8 @@ class AsyncDriver:
             self._close_unused()  # what a clone asked for in the background comes still: the last of it closes
 
     def _locked(self, action: Callable[[], object]) -> None:
-        """Do it under the lock. Where a coroutine is thrown away that may be inside of a step of this very thread: then
-        whoever has the lock does it when that step is over."""
-        if not isinstance(sys.exception(), GeneratorExit):
-            with self.lock:
-                action()
-            return
-        self.planner.later.append(action)
-        while self.planner.later and if_free(self.lock, self.planner.do_later):
-            pass
+        """Do it under the lock: soon, where a coroutine is thrown away, for which no lock may be waited for."""
+        self.planner.soon(self.lock, action, wait=not isinstance(sys.exception(), GeneratorExit))
 
     async def _perform(self, step: Step, exchange: AsyncExchange, watch: Watch | None) -> Any:
         match step:

@@ -19,6 +19,7 @@ from hctef._arena import Arena
 from hctef._intervals import Batch, Claim
 from hctef._lanes import PIPELINED_MOST, Lane
 from hctef._link import Link
+from hctef._locks import if_free
 from hctef._options import Options, UrlSource
 from hctef._pages import PageTable
 from hctef._ranges import PAGE, ByteRange
@@ -52,7 +53,7 @@ class Delivery(Storing):
         """`clock`: seconds."""
         requester = Requester(source, options, Stats(), Link(), clock)
         self.later: deque[Callable[[], object]] = deque()
-        """See `do_later`."""
+        """See `soon`."""
         super().__init__(options, requester, make_arena, make_pages, clock)
 
     @property
@@ -81,6 +82,8 @@ class Delivery(Storing):
     def step(self, generator: PlanGen[Any], value: Any, error: BaseException | None) -> Step:
         """A generator's next step. Where it fails, by an interrupt perhaps, what it has just claimed is given back:
         nobody else knows of that yet."""
+        if self.later:  # pins, perhaps, of what this step would evict
+            self._do_later()
         fresh = self.cache.fresh
         try:
             return generator.send(value) if error is None else generator.throw(error)
@@ -93,11 +96,23 @@ class Delivery(Storing):
             raise
         finally:
             self.cache.fresh = []  # no call, behind which an interrupt may come: the caller has the step next
-            if self.later:
-                self.do_later()
 
-    def do_later(self) -> None:
-        """Under the lock: what the garbage collector came to do, and had no lock for."""
+    def soon(self, lock: Any, action: Callable[[], object], *, wait: bool = False) -> None:
+        """Do it under the file's lock. The garbage collector, which lets pins go and throws generators away, may come
+        inside of a step of its own thread, so that it cannot `wait` for the lock: then whoever holds it does it."""
+        self.later.append(action)
+        if wait:
+            with lock:
+                self._do_later()
+        else:
+            self.catch_up(lock)
+
+    def catch_up(self, lock: Any) -> None:
+        """After a step: do what was left, unless somebody holds the lock, who will."""
+        while self.later and if_free(lock, self._do_later):
+            pass
+
+    def _do_later(self) -> None:
         while self.later:
             self.later.popleft()()
 

@@ -11,7 +11,6 @@ import logging
 import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -108,10 +107,6 @@ class Driver:
         self._closing = Event()
         self._workers = _workers(planner)
         self._active: set[Exchange] = set()
-        self._abandoned: deque[tuple[PlanGen[Any], Exchange]] = deque()
-        """Generators that are to be ended: whoever had the lock when they were thrown away does it."""
-        self._ended: deque[Exchange] = deque()
-        """What they went by."""
 
     def run[T](self, generator: PlanGen[T], exchange: Exchange | None = None, watch: Watch | None = None) -> T:
         """Perform a generator to its end, and return what it returns. `exchange`: another's, which it goes on with.
@@ -142,8 +137,8 @@ class Driver:
                     ended = True
                     return result
                 value = error = None
-                if self._abandoned:
-                    self._end_abandoned()
+                if self.planner.later:
+                    self.planner.catch_up(self.lock)
                 if type(step) is Deliver:
                     if watch is not None:
                         watch.took(len(step.data))
@@ -173,37 +168,17 @@ class Driver:
                     watch.tick()  # not thrown in: a transfer would take it for its own failure
         finally:
             error = None  # its traceback holds this frame
-            if ended:  # by itself: there is nothing to end
+            try:
+                if not ended:
+                    if type(step) is FetchPlan:  # an interrupt came before it was begun with
+                        self._cancel(step)
+                    # The garbage collector may be who throws it away, inside of a step of this very thread.
+                    self.planner.soon(self.lock, generator.close, wait=not isinstance(sys.exception(), GeneratorExit))
+                elif self.planner.later:
+                    self.planner.catch_up(self.lock)
+            finally:
                 self._active.discard(exchange)
                 exchange.drop()
-                if self._abandoned:  # while it had the lock
-                    self._end_abandoned()
-            else:
-                if type(step) is FetchPlan:  # an interrupt came before it was begun with
-                    self._cancel(step)
-                self._abandoned.append((generator, exchange))
-                # The garbage collector may be who throws it away, inside of a step of this very thread.
-                self._end_abandoned(blocking=not isinstance(sys.exception(), GeneratorExit))
-
-    def _end_abandoned(self, *, blocking: bool = True) -> None:
-        """End what nobody goes on with; not `blocking`: or leave it to whoever holds the lock."""
-        while self._abandoned:
-            if blocking:
-                with self.lock:
-                    self._end_one()
-            elif not if_free(self.lock, self._end_one):
-                return
-            while self._ended:
-                exchange = self._ended.popleft()
-                self._active.discard(exchange)
-                exchange.drop()
-
-    def _end_one(self) -> None:
-        """Under the lock."""
-        if self._abandoned:  # else another thread was first
-            generator, exchange = self._abandoned.popleft()
-            self._ended.append(exchange)
-            generator.close()
 
     def _perform(self, step: Step, exchange: Exchange, watch: Watch | None) -> Any:
         match step:

@@ -12,7 +12,6 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -23,7 +22,7 @@ from hctef._drivers import Driver
 from hctef._http import Validator
 from hctef._intervals import Pin
 from hctef._link import Link
-from hctef._locks import if_free, release_all, take
+from hctef._locks import release_all, take
 from hctef._opening import Opening
 from hctef._options import Options, UrlSource
 from hctef._paging import paging_support
@@ -64,7 +63,6 @@ class Remote:
         """A view of all of it went out that nobody keeps account of."""
         self._users = 0
         self._users_lock = threading.RLock()  # the garbage collector may come in between
-        self._unpinned: deque[Pin] = deque()
         with _registry:
             _remotes.add(self)
 
@@ -202,16 +200,8 @@ class Remote:
     def unpin(self, pin: Pin | None) -> None:
         """Let a pin go. Never blocks on the file's lock: it may be called by the garbage collector, which may hold
         it."""
-        if pin is None:
-            return
-        self._unpinned.append(pin)
-        while self._unpinned and if_free(self.driver.lock, self._let_go):
-            pass
-
-    def _let_go(self) -> None:
-        """Under the lock: what `unpin` was told while somebody else held it."""
-        while self._unpinned:
-            self.planner.unpin(self._unpinned.popleft())
+        if pin is not None:
+            self.planner.soon(self.driver.lock, functools.partial(self.planner.unpin, pin))
 
     def prefetch(self, ranges: Sequence[ByteRange], *, wait: bool, watch: Watch | None = None) -> int:
         """See `Planner.prefetch`. `watch`: as `copy` has it."""
@@ -276,9 +266,6 @@ class Remote:
 
     def waiting(self) -> _Waiting:
         """Around a wait for the network: counts its time, and says in a caller's words that the file was closed."""
-        if self._unpinned:
-            with self.driver.lock:
-                self._let_go()
         return _Waiting(self)
 
 

@@ -86,21 +86,23 @@ def test_an_interrupt_leaves_no_claim_that_nobody_brings(url: str, monkeypatch: 
         assert [(claim.start, claim.stop) for claim in planner.cache.all_claims()] == [(0, 8192)]
         planner.cancel(planner.cache.all_claims())
 
-        class Abandoned(deque[Any]):
-            """Is looked at between a step and its being performed."""
+        class Later(deque[Any]):
+            """Is looked at before a step, and between it and its being performed."""
 
-            armed = True
+            looks = 0
 
             def __bool__(self) -> bool:
-                armed, self.armed = self.armed, False
-                if armed:
+                self.looks -= 1
+                if not self.looks:
                     raise KeyboardInterrupt
                 return len(self) > 0
 
-        driver._abandoned = Abandoned()
-        with pytest.raises(KeyboardInterrupt):
-            buf[0:5000]
-        assert not planner.cache.all_claims()
+        for look in (1, 2):
+            planner.later = later = Later()
+            later.looks = look
+            with pytest.raises(KeyboardInterrupt):
+                buf[0:5000]
+            assert not planner.cache.all_claims()
 
         def interrupted(*_: object) -> None:
             monkeypatch.undo()
