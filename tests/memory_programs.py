@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import mmap
 import multiprocessing
 import os
@@ -24,8 +25,10 @@ import numpy as np
 
 import hctef
 from hctef._faulting import mappings
+from hctef.pager.client import the_client
 from tests.hammer import the_hammer
 from tests.helpers import wait_until
+from tests.pager_programs import helpers
 
 FACTOR = 0x9E3779B97F4A7C15
 PAGE_WORDS = 512
@@ -409,6 +412,23 @@ def room_in_the_child(url: str) -> None:
         check(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0)
 
 
+def while_helpers_die(url: str) -> None:
+    """A child touches pages with the GIL held, so that none of its threads runs: its helpers know of it before it goes
+    on, or it has started others."""
+    words = array_of(hctef.RemoteBuffer(url, paging="fault", readahead="off", max_resident_bytes=1 << 20))
+    for seed, (delay, both) in enumerate(itertools.product((0.0, 0.001, 0.003, 0.01, 0.03), (False, True))):
+        wait_until(lambda: the_client()._is_settled() and helpers(os.getpid()) is not None)
+        for pid in (helpers(os.getpid()) or ())[0 if both else 1 :]:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(delay)
+
+        def read(seed: int = seed) -> None:
+            check(the_client()._is_settled())
+            check(right(words, places(20, len(words), seed)))
+
+        check(in_child(read) == 0)
+
+
 def at_exit(url: str) -> None:
     """What reads as the interpreter ends, when modules are gone, reads right bytes."""
 
@@ -473,6 +493,7 @@ PROGRAMS: dict[str, Callable[[str], None]] = {
         beside_programs,
         not_allowed_in_the_child,
         room_in_the_child,
+        while_helpers_die,
         at_exit,
         across_pages,
     )

@@ -302,6 +302,7 @@ PROGRAMS = [
     "loader",
     "beside_programs",
     "room_in_the_child",
+    "while_helpers_die",
     "at_exit",
     "across_pages",
 ]

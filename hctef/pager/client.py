@@ -37,8 +37,8 @@ from hctef.pager.link import Link
 FORK_SECONDS = 10.0
 """Who forks does not wait longer for another to have forked."""
 
-JOIN_SECONDS = 1.0
-"""A forked child does not wait longer for its parent's helpers to have room for what it says."""
+JOIN_SECONDS = 5.0
+"""A forked child does not wait longer for helpers to have room for what it says, and to know of its pages."""
 
 
 class Client(Conversation):
@@ -235,6 +235,7 @@ class Client(Conversation):
         parent._links, parent._helpers, parent._next, parent._left = {}, None, None, []  # what was never attached
         parent._posted.clear()  # is still the parent's, who is nobody here
         if self._links:
+            self._be_attached()
             with self._guard, contextlib.suppress(RuntimeError):  # the next request starts it
                 self._start()
 
@@ -251,12 +252,17 @@ class Client(Conversation):
         for link in self._links.values():  # with all that there is to say: the parent may be faster to let go of it
             self._take(Request(link, link.message))
         self._tell_rest(self._helpers)  # what is held
+
+    def _be_attached(self) -> None:
+        """Converse, in a forked child, until helpers know of all: the supervisor too, who tells the next worker. Who
+        touches a page next may hold the GIL, so that this process's thread would neither say nor hear anything."""
         give_up = time.monotonic() + JOIN_SECONDS
-        while True:  # here: who touches a page next may hold the GIL, and the thread say nothing
-            self._flush(self._helpers)
-            if not self._helpers.sending or time.monotonic() >= give_up:
-                return
-            time.sleep(0.001)
+        try:
+            while not (self._is_settled() or self._pause) and time.monotonic() < give_up:
+                self._turn(wait=False)
+        except Exception:  # noqa: BLE001  # as in `_converse`: the thread tries again
+            wire.say(f"hctef: the pager's client failed, and begins anew:\n{traceback.format_exc()}")
+            self._begin_anew()
 
 
 def _result(future: Future[Any], timeout: float) -> Any:

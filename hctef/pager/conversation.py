@@ -253,6 +253,16 @@ class Conversation:
         else:
             self._next = helpers
 
+    def _is_attaching(self) -> bool:
+        """Whether helpers were told of something, and have not answered that they know of it."""
+        return any(request.message["op"] == "attach" for request in self._asked.values())
+
+    def _is_settled(self) -> bool:
+        """Whether there are helpers that know of all, and no others are to take their place."""
+        helpers = self._helpers
+        there = helpers is not None and not helpers.orphaned and self._next is None
+        return there and not self._refused and not self._is_attaching()
+
     def _attach_all(self, helpers: Helpers) -> bool:
         """Tell helpers of the links that they do not know yet. Whether there were any."""
         asked = {request.link.name: request for request in self._asked.values() if request.message["op"] == "attach"}
@@ -267,8 +277,7 @@ class Conversation:
     def _promote(self, helpers: Helpers) -> None:
         """Have the next helpers take over, once all is attached to them, or there are no others."""
         if self._helpers is not None:
-            attaching = any(request.message["op"] == "attach" for request in self._asked.values())
-            if helpers.deadline is not None or self._attach_all(helpers) or attaching:
+            if helpers.deadline is not None or self._attach_all(helpers) or self._is_attaching():
                 return
             self._leave(self._helpers)
         self._helpers, self._next = helpers, None
