@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from hctef._http import Head
 from hctef._intervals import Claim
+from hctef._locks import patience
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._steps import (
@@ -227,8 +228,8 @@ class AsyncDriver:
             self._close_unused()  # what a clone asked for in the background comes still: the last of it closes
 
     def _locked(self, action: Callable[[], object]) -> None:
-        """Do it under the lock: soon, where a coroutine is thrown away, for which no lock may be waited for."""
-        self.planner.soon(self.lock, action, wait=not isinstance(sys.exception(), GeneratorExit))
+        """Do it under the lock, where a coroutine ends."""
+        self.planner.soon(self.lock, action, patience())
 
     async def _perform(self, step: Step, exchange: AsyncExchange, watch: Watch | None) -> Any:
         match step:

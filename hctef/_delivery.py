@@ -97,19 +97,16 @@ class Delivery(Storing):
         finally:
             self.cache.fresh = []  # no call, behind which an interrupt may come: the caller has the step next
 
-    def soon(self, lock: Any, action: Callable[[], object], *, wait: bool = False) -> None:
-        """Do it under the file's lock. The garbage collector, which lets pins go and throws generators away, may come
-        inside of a step of its own thread, so that it cannot `wait` for the lock: then whoever holds it does it."""
+    def soon(self, lock: Any, action: Callable[[], object], timeout: float = 0.0) -> None:
+        """Do it under the file's lock; where that is not had within `timeout` seconds, whoever makes a step does it.
+        The garbage collector, which lets pins go and throws generators away, may come inside of a step of its own
+        thread, and would wait for itself."""
         self.later.append(action)
-        if wait:
-            with lock:
-                self._do_later()
-        else:
-            self.catch_up(lock)
+        self.catch_up(lock, timeout)
 
-    def catch_up(self, lock: Any) -> None:
-        """After a step: do what was left, unless somebody holds the lock, who will."""
-        while self.later and if_free(lock, self._do_later):
+    def catch_up(self, lock: Any, timeout: float = 0.0) -> None:
+        """Behind a step: do what was left."""
+        while self.later and if_free(lock, self._do_later, timeout):
             pass
 
     def _do_later(self) -> None:

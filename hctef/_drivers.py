@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 from hctef._http import Head
 from hctef._intervals import Claim
-from hctef._locks import Event, if_free
+from hctef._locks import Event, if_free, patience
 from hctef._planner import Planner
 from hctef._progress import Watch
 from hctef._ranges import ByteRange
@@ -172,8 +171,7 @@ class Driver:
                 if not ended:
                     if type(step) is FetchPlan:  # an interrupt came before it was begun with
                         self._cancel(step)
-                    # The garbage collector may be who throws it away, inside of a step of this very thread.
-                    self.planner.soon(self.lock, generator.close, wait=not isinstance(sys.exception(), GeneratorExit))
+                    self.planner.soon(self.lock, generator.close, patience())
                 elif self.planner.later:
                     self.planner.catch_up(self.lock)
             finally:

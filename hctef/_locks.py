@@ -9,6 +9,7 @@ comes between the `__enter__` of a lock that is written in C and its block. Here
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from itertools import compress
 from operator import methodcaller
 from typing import Any
 
-_AT_ONCE = (False,)  # lock.acquire(blocking=False)
+BRIEF = 0.01
+"""Seconds, for which no lock is held: what is done under one waits for nothing."""
 
 
 class Condition(threading.Condition):
@@ -52,17 +54,23 @@ class Waiter(Future[Any]):
         self._condition = Condition()
 
 
-def if_free(lock: Any, action: Callable[[], object]) -> bool:
-    """Do it under a lock, where nobody holds that at this moment. Whether it was done."""
+def if_free(lock: Any, action: Callable[[], object], timeout: float = 0.0) -> bool:
+    """Do it under a lock, where that is had within `timeout` seconds (-1: whenever it is). Whether it was done."""
     held: list[bool] = []
     try:
-        held.extend(map(lock.acquire, _AT_ONCE))  # in C: no interrupt comes between the lock and the list
+        held.extend(map(lock.acquire, (True,), (timeout,)))  # in C: no interrupt comes between the lock and the list
         if held[0]:
             action()
     finally:
         if held and held[0]:
             lock.release()
     return held[0]
+
+
+def patience() -> float:
+    """Seconds to wait for a lock, for `if_free`, where a generator ends. The garbage collector may be who throws it
+    away, inside of what this very thread does under that lock; another thread holds one for less."""
+    return BRIEF if isinstance(sys.exception(), GeneratorExit) else -1.0
 
 
 def take(lock: Any, held: list[Any]) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import urllib3
 
 import hctef
 from hctef import _remote
-from hctef._locks import Condition, Event, Waiter, if_free, release_all, take
+from hctef._locks import Condition, Event, Waiter, if_free, patience, release_all, take
 from tests.helpers import pattern
 from tests.nginx_server import NginxServer
 from tests.range_server import Gate, RangeServer, when
@@ -94,6 +95,40 @@ def test_if_free() -> None:
         if_free(lock, lambda: 1 // 0)
     assert done == [True]
     assert not lock.locked()
+
+
+def test_a_lock_that_is_soon_free() -> None:
+    """Is waited for as long as is said."""
+    lock, done = threading.Lock(), list[bool]()
+    lock.acquire()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(if_free, lock, lambda: done.append(True), 60.0)
+        assert not done
+        lock.release()
+        assert waiting.result()
+    assert done == [True]
+
+
+def test_who_throws_a_generator_away_does_not_wait_for_its_own_lock() -> None:
+    """As the garbage collector does, in the midst of anything; whoever ends it otherwise waits as long as it takes."""
+    seconds: list[float] = []
+
+    def generator() -> Generator[None]:
+        try:
+            yield
+        finally:
+            seconds.append(patience())
+
+    for _ in generator():
+        break  # it is thrown away
+    for _ in generator():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        interrupted = generator()
+        next(interrupted)
+        interrupted.throw(KeyboardInterrupt)
+    assert seconds[1:] == [-1, -1]
+    assert 0 < seconds[0] < 1
 
 
 def test_what_is_taken_is_released_once() -> None:
