@@ -11,7 +11,8 @@ Extra bytes cost time on the line, a miss costs a round trip. Both are measured 
 - Strides: three equal steps foretell the fourth; each that comes true foretells more.
 - Lattices: where long reads lie at the same few distances from each other, in whatever order they come, so do others.
 - Blocks: a miss fetches a block. Where other bytes of the blocks fetched before are read too, or missed beside them,
-  larger ones are worth it.
+  larger ones are worth it. Over a near line a miss costs work most of all, a fault more of it than a read: it counts as
+  long as it took.
 - Rents (ski rental, Karlin et al. 1988): a region whose misses have cost as much as its bytes would is bought, at
   every scale up to the whole file; whatever comes, that costs at most about twice the better choice. Where reads show
   no locality, to wait for so long teaches nothing: a quarter of the price is enough, since what is bought comes
