@@ -33,7 +33,7 @@ def make_data(folder: Path) -> list[str]:
             archive.writestr(f"reports/{n:03}.txt", f"report {n}\n" * 10_000)
     try:
         import pyarrow as pa  # noqa: PLC0415  # not a dependency
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415  # as above
     except ImportError:
         return ["pyarrow is not installed: the demo goes on without a Parquet file"]
     columns = {f"c{n}": random.standard_normal(500_000) for n in range(20)}
@@ -73,7 +73,7 @@ def _columns(url: str) -> tuple[Any, Any]:
 
 
 def _local_columns(path: Path) -> Any:
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415  # as above
 
     return pq.read_table(path, columns=["c3", "c7"])
 

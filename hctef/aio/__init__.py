@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    import aiohttp as _aiohttp  # noqa: F401
+    import aiohttp as _aiohttp  # noqa: F401  # to say at once that the extra is missing
 except ImportError as error:
     message = "hctef's asynchronous classes need aiohttp: pip install aiohttp"
     raise ImportError(message, name="aiohttp") from error
