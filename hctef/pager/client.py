@@ -21,7 +21,6 @@ import select
 import sys
 import threading
 import time
-import traceback
 from concurrent.futures import Future
 from typing import Any
 
@@ -139,7 +138,6 @@ class Client(Conversation):
                 if self._stop or self._over():
                     return
             except Exception:  # noqa: BLE001  # whatever it is: nobody may wait for ever, for an answer or for a page
-                wire.say(f"hctef: the pager's client failed, and begins anew:\n{traceback.format_exc()}")
                 self._begin_anew()
                 if self._stop:
                     return
@@ -261,7 +259,6 @@ class Client(Conversation):
             while not (self._is_settled() or self._pause) and time.monotonic() < give_up:
                 self._turn(wait=False)
         except Exception:  # noqa: BLE001  # as in `_converse`: the thread tries again
-            wire.say(f"hctef: the pager's client failed, and begins anew:\n{traceback.format_exc()}")
             self._begin_anew()
 
 

@@ -14,6 +14,7 @@ import itertools
 import os
 import select
 import time
+import traceback
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -352,8 +353,9 @@ class Conversation:
         return asked
 
     def _begin_anew(self) -> None:
-        """Something has happened that nobody thought of. Who asked is told; the worker serves faults until there is
-        another, whose conversation begins anew."""
+        """Where an exception was caught that nobody thought of. It is shown, and who asked is told; the worker serves
+        faults until there is another, whose conversation begins anew."""
+        wire.say(f"hctef: the pager's client failed, and begins anew:\n{traceback.format_exc()}")
         error = PagerError("the pager's client failed: stderr tells how")
         for request in self._give_up_asking():
             settle(request.future, error=error)
