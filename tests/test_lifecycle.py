@@ -23,6 +23,7 @@ import pytest
 import urllib3
 
 import hctef
+from hctef._pools import shared_pool
 from hctef._ranges import ByteRange
 from hctef._steps import FetchPlan
 from tests.helpers import pattern, wait_until
@@ -505,17 +506,22 @@ def test_a_stream_may_be_thrown_away_in_the_last_step_of_a_read(url: str, monkey
         assert not driver._active
 
 
+@pytest.mark.parametrize("pipelines", [None, False])
 def test_a_read_of_many_gaps_ends_where_one_fails(
-    range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch
+    range_server: RangeServer, url: str, monkeypatch: pytest.MonkeyPatch, pipelines: bool | None
 ) -> None:
-    """Over a near line they are asked for on one connection: none waits for the timeout of another, or is retried."""
+    """Over a near line they are asked for on one connection, at once where that can be: none waits for the timeout of
+    another, or is retried."""
     monkeypatch.setattr("hctef._link.NEARBY", 1.0)
+    monkeypatch.setattr(shared_pool(None).connection_from_url(url), "pipelines", pipelines)
     with hctef.HttpFile(url, prefetch_bytes=0, readahead="off", retries=0) as file:
         file.prefetch([(at, 10) for at in range(0, 500_000, 50_000)])
         asked = range_server.requests
         range_server.behave("f", status(503))
         with pytest.raises(hctef.HctefNetworkError, match="503"):
             file.read(500_000)
+        if pipelines is False:
+            assert range_server.requests == asked + 1
         assert range_server.requests <= asked + 10
         assert not file._open().planner.cache.all_claims()
         range_server.behave("f")
