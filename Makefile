@@ -47,7 +47,7 @@ bench: $(BENCH_VENV)/.installed ## hctef, its peers and the limits, on all links
 bench-quick: $(BENCH_VENV)/.installed ## some of them, once, and one round of each hot path: do they still run?
 	@scripts/ensure_nginx.sh
 	$(BENCH_VENV)/bin/python -m benchmarks --quick $(ARGS)
-	HCTEF_BENCH_QUICK=1 $(BENCH_VENV)/bin/python -m pytest benchmarks --timeout=0 --benchmark-min-rounds=1 --benchmark-max-time=0.05 --benchmark-warmup=off
+	HCTEF_BENCH_QUICK=1 $(BENCH_VENV)/bin/python -m pytest benchmarks --timeout=0 --benchmark-enable --benchmark-min-rounds=1 --benchmark-max-time=0.05 --benchmark-warmup=off
 
 bench-bars: $(BENCH_VENV)/.installed ## what docs/performance.md is to have, in one run of half an hour
 	@scripts/ensure_nginx.sh

@@ -1,6 +1,6 @@
 """Hits: bytes that are in memory already, against the local object that each class looks like.
 
-    pytest benchmarks/bench_hits.py
+    pytest benchmarks/bench_hits.py --benchmark-enable
 
 `test_ratios` measures both in turns, in one process, and prints the ratio of their medians: the bar is 4.
 """

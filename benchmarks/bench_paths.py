@@ -1,21 +1,23 @@
 """Hot paths without a network: what a miss costs besides its bytes, the page table, many ranges in one call.
 
-    pytest benchmarks/bench_paths.py
+    pytest benchmarks/bench_paths.py --benchmark-enable
 
 The transport is a null one: it answers from memory at once, so what is measured is hctef's own work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import hctef
+from hctef._drivers import Exchange
 from hctef._http import Head
 from hctef._pages import PageTable
+from hctef._ranges import ByteRange
 from hctef._steps import Send
 from hctef._urllib3 import Urllib3Transport
 
@@ -40,11 +42,17 @@ class _Exchange:
         headers = {"content-range": f"bytes {start}-{stop - 1}/{SIZE}", "content-length": str(stop - start)}
         return Head(206, headers | {"etag": '"1"'})
 
+    def send_ahead(self, requests: Sequence[Send]) -> None:
+        """It cannot."""
+
+    def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
+        return 0
+
     def receive(self, limit: int) -> bytes:
         data, self._body = bytes(self._body[:limit]), self._body[limit:]
         return data
 
-    def receive_into(self, room: memoryview) -> int:
+    def receive_into(self, room: memoryview, least: int) -> int:
         count = min(len(room), len(self._body))
         room[:count] = self._body[:count]
         self._body = self._body[count:]
@@ -53,12 +61,16 @@ class _Exchange:
     def drop(self) -> None:
         self._body = memoryview(b"")
 
-    abort = drop
+    def abort(self) -> None:
+        self.drop()
 
 
 @pytest.fixture(autouse=True)
 def null_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Urllib3Transport, "exchange", lambda _: _Exchange())
+    def exchange(_: Urllib3Transport) -> Exchange:
+        return _Exchange()
+
+    monkeypatch.setattr(Urllib3Transport, "exchange", exchange)
 
 
 def offsets(count: int) -> list[int]:
