@@ -58,12 +58,12 @@ class Foresight(Pace):
     """What the readers of one file will read, as far as the order of what they have read tells."""
 
     __slots__ = (
-        "_absent",
         "_bound",
         "_coarse",
         "_finder",
         "_follows",
         "_hint",
+        "_lacks",
         "_lattice",
         "_least",
         "_runs",
@@ -87,12 +87,12 @@ class Foresight(Pace):
         bound: int,
         window: int,
         connections: int,
-        absent: Callable[[int, int], int],
+        lacks: Callable[[int, int], bool],
     ) -> None:
         """`least`: bytes in a request; `bound`: bytes ahead at most; `window`: bytes that all that is ahead may take;
-        `absent`: bytes of `[start, stop)` neither resident nor in flight."""
+        `lacks`: whether any byte of `[start, stop)` is neither resident nor in flight."""
         super().__init__(link, connections)
-        self._size, self._least, self._absent = size, least, absent
+        self._size, self._least, self._lacks = size, least, lacks
         self._bound, self.window = bound, window
         self.fits = window >= size
         """Nothing has to make room for what is ahead."""
@@ -141,7 +141,7 @@ class Foresight(Pace):
         step = 1 if run.step >= 0 else -1
         last = block.stop if step > 0 else block.start
         ahead = self._worth(max(run.length, (last - run.first) * step), trust)
-        piece = self.piece
+        piece = self.sizes.piece
         end = min(self._size, max(0, last + step * ahead)) // PAGE * PAGE
         if step > 0 and run.length <= run.expected:  # it ends there
             end = min(end, -(-(run.start + run.expected) // PAGE) * PAGE)
@@ -198,7 +198,7 @@ class Foresight(Pace):
         """How many bytes to have ahead of a run of this length. `trust`: below 1, the chance that it goes on at all;
         else as if it were so many times as long."""
         product = self._link.product
-        most = min(max(MIB, DEEP * product, 4 * self.piece), self._share)
+        most = min(max(MIB, DEEP * product, 4 * self.sizes.piece), self._share)
         if self._hint == "sequential":
             return int(most)
         ahead, width = 0.0, 32.0 * KIB
@@ -222,7 +222,7 @@ class Foresight(Pace):
             return
         for place in self._lattice.foretell(size, self._size):
             begin, end = self._clip(place - EDGE, place + size + EDGE)
-            if self._absent(begin, end):
+            if self._lacks(begin, end):
                 behind.append(ByteRange(begin, end))
                 traps.append(place // PAGE * PAGE)
 
@@ -247,7 +247,7 @@ class Foresight(Pace):
             if begin >= self._size or end <= 0:
                 break
             begin, end = self._clip(begin, end)
-            if k > known or self._absent(begin, end):  # what was asked for and still waits goes first
+            if k > known or self._lacks(begin, end):  # what was asked for and still waits goes first
                 behind.append(ByteRange(begin, end))
             stride.asked = max(k, stride.asked)
         # What comes along with a miss waits for the next one: to hear of a hit costs as much.

@@ -36,6 +36,14 @@ class Gaps:
                 absent -= min(PAGE, self._size - page)
         return absent
 
+    def lacks(self, start: int, stop: int) -> bool:
+        """Whether any of these is."""
+        at = self._pages.first_missing(start, stop)
+        if at >= stop:
+            return False
+        is_free = not self._cache.claims(at, stop) and not self._traps.withheld(at - at % PAGE, stop)
+        return is_free or self.first(at, stop, stop - at) is not None
+
     def unclaimed(self, start: int, stop: int) -> list[ByteRange]:
         """The runs of whole pages in `[start, stop)` that are absent and that nobody fetches, in order."""
         return [part for gap in self._pages.missing(start, stop) for part in self.free(gap)]
@@ -47,16 +55,17 @@ class Gaps:
         return subtract(gap, sorted(taken)) if taken else (gap,)
 
     def first(self, start: int, stop: int, most: int) -> ByteRange | None:
-        """The first gap in `[start, stop)`, cut to `most` bytes: it costs what lies before the gap, not behind it."""
-        at = start - start % PAGE
+        """The first gap in `[start, stop)`, of whole pages, cut to those that hold `most` bytes: it costs what lies
+        before the gap, not behind it."""
+        at, stop = align(start, stop, self._size)
         while at < stop:
             at = self._pages.first_missing(at, stop)
             if at >= stop:
                 return None
-            end = self._pages.missing_end(at, min(stop, at + most))
-            for gap in self.unclaimed(at, end):
+            end = self._pages.missing_end(at, align(at, min(stop, at + most), self._size).stop)
+            for gap in self.free(ByteRange(at, end)):
                 return gap
-            at = -(-end // PAGE) * PAGE
+            at = end
         return None
 
     def extents(self, gaps: list[ByteRange]) -> list[ByteRange]:

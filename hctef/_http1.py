@@ -184,6 +184,12 @@ def _acknowledge(sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
+def _wait_at_most(sock: Any, seconds: float | None) -> None:
+    """Set the timeout of a socket, which is a system call, where it has another."""
+    if sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
+
+
 class _Plain:
     """What is put before urllib3's connections."""
 
@@ -214,7 +220,7 @@ class _Plain:
         self._asked = url
         if connection.sock is None:
             connection.connect()
-        connection.sock.settimeout(connection.timeout)
+        _wait_at_most(connection.sock, connection.timeout)
         following: list[bytes] = []
         self._expects = None
         if isinstance(headers, PlainHeaders):
@@ -300,8 +306,7 @@ class _Plain:
         asked, self._asked = self._asked, None
         if asked is None:
             return super().getresponse()  # type: ignore[misc]  # as above
-        if connection.sock.gettimeout() != connection.timeout:  # to set it is a system call
-            connection.sock.settimeout(connection.timeout)
+        _wait_at_most(connection.sock, connection.timeout)
         expects, self._expects = self._expects, None
         response, came = self._receive(expects)
         return replayed(connection, asked, bytes(came)) if response is None else response

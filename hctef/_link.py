@@ -115,7 +115,10 @@ class Link:
             before = next((total for at, total in reversed(self._history.copy()) if at <= since), 0)
             if self._total - before > (seconds - self.round_trip) * self.bandwidth / 2:
                 return  # it queued behind our own bytes
+        same = self._rates and len(trips) == RECENT and seconds > self.round_trip < trips[0]
         trips.append(seconds)
+        if same:  # neither what comes nor what goes is the least
+            return
         least = max(1e-6, min(trips.copy()))
         self.believe(least, self.bandwidth if self._rates else min(FASTEST, PRIOR_PRODUCT / least))
 

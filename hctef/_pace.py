@@ -6,6 +6,8 @@ reader needs. Connections start slowly, so few of them carry what is long, the w
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from hctef._link import Link
 from hctef._ranges import PAGE
 
@@ -25,15 +27,33 @@ AT_ONCE_NEAR = 1
 """951 ranges of 4 KiB over loopback: 0.30 s with one thread beside the reader's, 0.33 with 2 or 3, 0.60 with 16."""
 
 
+class Sizes(NamedTuple):
+    """Bytes to ask for, while a line is held to be as it is."""
+
+    piece: int
+    """The largest single background request: of whole pages."""
+    in_flight: int
+    """Background bytes in flight at most: the line stays busy, and the queue before it short. What a router cannot hold
+    it drops, and a connection that lost much starts anew: with 4 round trips' bytes in flight, every third pass over
+    256 MiB took 3.5 to 4.3 s instead of 2.8 (20 ms, 1 Gbit/s, a queue of 2 round trips' bytes)."""
+    lane: int
+    """The most to have in flight on one of the connections that bring what is long."""
+    joining: int
+    """The largest request that joins a connection under way."""
+    due: int
+    """What is still to come on a connection with which there is room for another request."""
+
+
 class Pace:
     """How one file is fetched."""
 
-    __slots__ = ("_connections", "_link", "_warm")
+    __slots__ = ("_connections", "_known", "_link", "_sizes", "_warm")
 
     def __init__(self, link: Link, connections: int) -> None:
         self._link, self._connections = link, connections
         self._warm = [8 * COLD, 4 * COLD, 2 * COLD, *[COLD] * connections][:connections]
         """What connections may carry, by rank: the opening and the first reads have warmed some."""
+        self._known: tuple[float, ...] = ()  # what `_sizes` follow from
 
     @property
     def paying(self) -> bool:
@@ -47,18 +67,29 @@ class Pace:
         return min(self._connections, AT_ONCE_NEAR) if self._link.near else self._connections
 
     @property
-    def piece(self) -> int:
-        """The largest single background request, bytes: of whole pages."""
-        link = self._link
-        piece = max(COLD, SHARE * link.product, min(LONGEST, link.bandwidth * SHORT))
+    def sizes(self) -> Sizes:
+        """How much to ask for. It is asked for far more often than it changes."""
+        link, width = self._link, self._link.width
+        known = (link.product, link.bandwidth, width.count, width.in_flight, self.paying)
+        if known != self._known:
+            self._sizes = self._sized(link.product, link.bandwidth, width.count, width.in_flight)
+            self._known = known
+        return self._sizes
+
+    def _sized(self, product: float, bandwidth: float, width: int, least: float) -> Sizes:
+        most = max(COLD, SHARE * product, min(LONGEST, bandwidth * SHORT))
         # What is bought comes in smaller ones, so that a reader's request does not wait for long behind them.
-        return max(1, int(piece / 2 if self.paying else piece) // COLD) * COLD
+        piece = max(1, int(most / 2 if self.paying else most) // COLD) * COLD
+        in_flight = int(max(2 * piece, (1.5 if self.paying else 2.5) * product, least))
+        lane = in_flight // width
+        joining = min(piece, lane // JOINING)
+        return Sizes(piece, in_flight, lane, joining, lane - joining)
 
     def piece_of(self, running: int) -> int:
         """The largest background request where `running` others are under way: it gets the connection of that rank,
         the warmest first; and one that never carried much is in slow start, so that much would come late on it. Of
         whole pages, as all requests are: what is between two of them would be nobody's."""
-        most = min(self.piece, self.lane_bytes)
+        most = min(self.sizes.piece, self.sizes.lane)
         if running < len(self._warm):
             most = min(most, self._warm[running])
         return most // PAGE * PAGE
@@ -84,25 +115,3 @@ class Pace:
     def width(self) -> int:
         """The same where requests are pipelined, so that a connection is always busy: one, if it fills the line."""
         return self._link.width.count
-
-    @property
-    def lane_bytes(self) -> int:
-        """The most bytes to have in flight on one of these connections."""
-        return self.in_flight // self.width
-
-    @property
-    def joining(self) -> int:
-        """The largest request that joins a connection under way."""
-        return min(self.piece, self.lane_bytes // JOINING)
-
-    @property
-    def due(self) -> int:
-        """The bytes still to come on a connection with which there is room for another request."""
-        return self.lane_bytes - self.joining
-
-    @property
-    def in_flight(self) -> int:
-        """Background bytes in flight at most: the line stays busy, and the queue before it short. What a router cannot
-        hold it drops, and a connection that lost much starts anew: with 4 round trips' bytes in flight, every third
-        pass over 256 MiB took 3.5 to 4.3 s instead of 2.8 (20 ms, 1 Gbit/s, a queue of 2 round trips' bytes)."""
-        return int(max(2 * self.piece, (1.5 if self.paying else 2.5) * self._link.product, self._link.width.in_flight))

@@ -113,7 +113,9 @@ class PageTable:
         first, last = self.whole(start, stop)
         self.resident_bytes += self._absent_bytes(first, last)
         self.rows[first:last] = b"\1" * (last - first)
-        self._used.update(range(first // _BLOCK, (last - 1) // _BLOCK + 1))
+        low, high = first // _BLOCK, (last - 1) // _BLOCK
+        if low != high or low not in self._used:
+            self._used.update(range(low, high + 1))
 
     def clear(self, start: int, stop: int) -> None:
         """Resident run `[start, stop)` (as `runs` gave it) is about to leave the arena: call it before it does. Raises

@@ -118,7 +118,9 @@ class Planner(Streaming):
             yield FetchPlan(background=(*mine, *rest))
             yield FetchPlan(wait=tuple(claim.wait_for(min(wanted.stop, claim.stop)) for claim in mine))
         self._raise_first(own)
-        yield from self.fetch([wanted])
+        self._check_open()
+        if not self.pages.resident(*wanted):
+            yield from self.fetch([wanted])
         self.policy.waited(self.clock() - began)
 
     def _alone(self, claims: Iterable[Claim], stop: int) -> bool:
@@ -132,15 +134,14 @@ class Planner(Streaming):
         """Ask the policy about a read. Returns the claims to fetch for it, and those to fetch behind it. `follows`: see
         `Policy.access`."""
         trapped = self._spring(*wanted)
-        gaps = self._gaps.unclaimed(*wanted)
-        advice = self.policy.access(*wanted, now, missing=bool(gaps), trapped=trapped, follows=follows)
+        missing = self._gaps.lacks(*wanted)
+        advice = self.policy.access(*wanted, now, missing=missing, trapped=trapped, follows=follows)
         urgent: tuple[Claim, ...] = ()
-        if gaps:
+        if missing:
             (start, stop), (first, last) = advice.block, align(*wanted, self.size)
             if start < first and self.link.near:
                 first = start
-            if first < gaps[0].start or stop > last:
-                gaps = self._gaps.unclaimed(first, max(stop, last))
+            gaps = self._gaps.unclaimed(first, max(stop, last))
             if stop - start >= HUGE_BYTES and self.link.near and self.options.max_resident_bytes is None:
                 self._spring(start, stop)  # who reads there is heard of no longer: all of it will be there
                 self.arena.gather(*align(start, stop, self.size))

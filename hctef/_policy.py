@@ -85,6 +85,7 @@ class Policy(Foresight):
     """What the readers of one file have read, as far as it tells what they will."""
 
     __slots__ = (
+        "_absent",
         "_blocks",
         "_largest",
         "_rents",
@@ -103,15 +104,17 @@ class Policy(Foresight):
         window: int,
         connections: int,
         absent: Callable[[int, int], int],
+        lacks: Callable[[int, int], bool],
         memory: Callable[[], int],
     ) -> None:
         """`largest`: bytes ahead at most, 0 for none, None for as many as pay; `least`: bytes in a request; `window`:
         bytes that may be ahead without pushing out others, `size` where all of the file may stay; `absent`: bytes of
-        `[start, stop)` neither resident nor in flight; `memory`: bytes of it that are free."""
+        `[start, stop)` neither resident nor in flight, and `lacks`: whether there are any; `memory`: bytes of it that
+        are free."""
         window = min(window, size)
         bound = window if largest is None else min(largest, window)
-        super().__init__(size, link, least=least, bound=bound, window=window, connections=connections, absent=absent)
-        self._largest = largest
+        super().__init__(size, link, least=least, bound=bound, window=window, connections=connections, lacks=lacks)
+        self._largest, self._absent = largest, absent
         self._spent = 0  # bytes that were worth it since the rents began anew
         self._blocks = Blocks(size, stay=self.fits)
         self._rents = Rents(size, memory)
@@ -178,11 +181,11 @@ class Policy(Foresight):
 
     def _through(self, run: Run, start: int, stop: int) -> int:
         """1 or -1 where all from a run's edge to a miss is there: then it may have gone on unseen, by hits."""
-        if run.step >= 0 and 0 < start - run.edge <= UNSEEN and not self._absent(run.edge, start // PAGE * PAGE):
+        if run.step >= 0 and 0 < start - run.edge <= UNSEEN and not self._lacks(run.edge, start // PAGE * PAGE):
             return 1
         if run.step <= 0:
             edge, below = (run.edge if run.step else run.low), -(-stop // PAGE) * PAGE
-            if 0 < edge - stop <= UNSEEN and not self._absent(below, edge):
+            if 0 < edge - stop <= UNSEEN and not self._lacks(below, edge):
                 return -1
         return 0
 
@@ -280,9 +283,9 @@ class Policy(Foresight):
         low = start // grain * grain
         high = min(self._size, max(stop, low + unit))
         page, edge = start // PAGE * PAGE, -(-stop // PAGE) * PAGE
-        if low < page and not self._absent(low, page):
+        if low < page and not self._lacks(low, page):
             low = page
-        if high > edge and not self._absent(edge, high):
+        if high > edge and not self._lacks(edge, high):
             high = stop
         return ByteRange(low, high)
 

@@ -124,6 +124,7 @@ class Residency:
             window=size if limit is None or limit >= size else limit // 2,
             connections=options.max_connections,
             absent=self._gaps.absent,
+            lacks=self._gaps.lacks,
             memory=free_memory,
         )
 

@@ -278,8 +278,7 @@ class Requester:
         measured = head.expected or head.length is not None  # `check` lets none through that is chunked besides
         if not (measured or sink.passes):
             return (yield from self._unmeasured(attempts, head, at, stop, sink, commit))
-        where = self.where(at, stop)
-        train, clock, fast = self.link.train(), self._clock, False
+        start, train, clock, fast = at, self.link.train(), self._clock, False
         try:
             self.link.pipelines = head.pipelines and not callable(self._options.headers)
             if lane is not None:
@@ -289,7 +288,7 @@ class Requester:
                 count = yield from sink.take(at, min(LARGE_PIECE if fast else PIECE, stop - at), whole=fast)
                 if not count:
                     if head.chunked:
-                        raise self._misstated(head, where, "fewer")
+                        raise self._misstated(head, self.where(start, stop), "fewer")
                     raise TransportError(f"the body ended {stop - at} bytes early")
                 ended = clock()
                 train.received(began, ended, count)
@@ -304,10 +303,10 @@ class Requester:
             more = b"" if measured else (yield Receive(1))
         except TransportError as error:
             if at < stop:
-                yield from self.again(attempts, error, where)
+                yield from self.again(attempts, error, self.where(start, stop))
             return at
         if more:
-            raise self._misstated(head, where, "more")
+            raise self._misstated(head, self.where(start, stop), "more")
         return at
 
     def _unmeasured(  # noqa: PLR0917  # as above

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -64,7 +65,9 @@ class Urllib3Transport:
         if self.timeout is not None:
             started = self.timeout.clone()
             started.start_connect()
-            self._between = started.read_timeout
+            # Of a total some microseconds are over already: rounded, it is what its socket has from the request before.
+            between = started.read_timeout
+            self._between = math.ceil(between * 1000) / 1000 if isinstance(between, int | float) else between
             connect = started.connect_timeout
             self._connect = connect if isinstance(connect, int | float) else None
         self._hosts: dict[str, urllib3.HTTPConnectionPool | None] = {}

@@ -75,21 +75,21 @@ class Wishing(Residency):
         wishes, policy = self._wishes, self.policy
         if not policy.fits:
             wishes.expire(self._came - policy.window)
-        piece = policy.piece
-        found = wishes.first(self._gaps, piece)
+        sizes = policy.sizes
+        found = wishes.first(self._gaps, sizes.piece)
         if found is None:
             return None
         (start, stop), long = found
-        lane, rank = own, self._rank()
+        lane, rank = own, 0 if own is None else own.rank
         if own is None:
-            lane = self._lane() if long else None
+            lane, rank = self._lane() if long else None, self._rank()
             if not self._may_begin(long=long):
                 if lane is None:
                     return None
             elif lane is not None and policy.warmth(rank) > policy.warmth(lane.rank):
                 lane = None
-        most = policy.piece_of(rank) if lane is None else lane.room(policy.joining)
-        if wishes.bytes and wishes.bytes + self._own + (most if long else piece) > policy.in_flight:
+        most = policy.piece_of(rank) if lane is None else lane.room(sizes.joining)
+        if wishes.bytes and wishes.bytes + self._own + (most if long else sizes.piece) > sizes.in_flight:
             return None
         last = wishes.last(self._gaps, most) if long and lane is None and self._is_cold(rank) else None
         start, stop = last or (start, min(stop, start + most))
@@ -136,7 +136,7 @@ class Wishing(Residency):
         if self._slots.wanted:
             return None
         policy = self.policy
-        due = [lane for lane in self._lanes if lane.open and lane.is_due(policy.due)]
+        due = [lane for lane in self._lanes if lane.open and lane.is_due(policy.sizes.due)]
         return max(due, key=lambda lane: lane.carried, default=None)
 
     def _join(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
@@ -161,7 +161,7 @@ class Wishing(Residency):
         """Bytes came on a lane: before its connection has nothing to do, have it go on with what is wished for."""
         if not lane.open or lane not in self._lanes or not lane.has_moved() or self._is_awaited:
             return
-        while self._wishes and lane.is_due(self.policy.due):
+        while self._wishes and lane.is_due(self.policy.sizes.due):
             if self._next(lane) is None:
                 break
         self.link.used(self.clock(), fully=bool(self._wishes))

@@ -140,6 +140,7 @@ class Simulation:
             window=size,
             connections=line.connections,
             absent=self.absent,
+            lacks=lambda start, stop: self.absent(start, stop) > 0,
             memory=plenty,
         )
         if tail:
@@ -258,7 +259,7 @@ class Simulation:
     def _room(self) -> bool:
         """As `Delivery._next` has it, but for what readers bring themselves."""
         policy, flying = self.policy, self.flying
-        room = not flying or self.flying_bytes + policy.piece <= policy.in_flight
+        room = not flying or self.flying_bytes + policy.sizes.piece <= policy.sizes.in_flight
         return room and flying < self.line.connections - 1
 
     def _pull(self) -> None:

@@ -28,6 +28,7 @@ from hctef._intervals import Claim, IntervalCache, Pin
 from hctef._link import Link
 from hctef._opening import Opening
 from hctef._options import Options
+from hctef._pace import Pace, Sizes
 from hctef._pages import PageTable
 from hctef._planner import Planner
 from hctef._policy import Advice, Policy
@@ -378,10 +379,17 @@ def test_gaps_that_come_in_turn_are_given_back_together(error: BaseException | N
 @contextlib.contextmanager
 def small_lanes() -> Iterator[None]:
     """Wishes are long from 4 pages on, and come in pieces of 2: this file is small."""
+    usual = Pace._sized
+
+    def sized(pace: Pace, *known: Any) -> Sizes:
+        sizes = usual(pace, *known)
+        joining = min(2 * PAGE, sizes.joining)
+        return sizes._replace(piece=2 * PAGE, joining=joining, due=sizes.lane - joining)
+
     with (
         mock.patch.object(hctef._wishes, "LONG", 4 * PAGE),
         mock.patch.object(hctef._lanes, "LEAST", 2 * PAGE),
-        mock.patch.object(Policy, "piece", 2 * PAGE),
+        mock.patch.object(Pace, "_sized", sized),
     ):
         yield
 

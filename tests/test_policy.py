@@ -60,6 +60,7 @@ def policy(
         window=size if window is None else window,
         connections=connections,
         absent=absent,
+        lacks=lambda start, stop: absent(start, stop) > 0,
         memory=memory,
     )
 
@@ -555,18 +556,18 @@ def test_pieces_suit_the_line() -> None:
     """Most of a round trip's bytes, and not many more in flight than the line holds; a new connection carries less at
     first."""
     fetch = policy()
-    assert 0.5 * 2e6 <= fetch.piece <= 2e6
-    assert 2 * 2e6 <= fetch.in_flight <= 3 * 2e6
+    assert 0.5 * 2e6 <= fetch.sizes.piece <= 2e6
+    assert 2 * 2e6 <= fetch.sizes.in_flight <= 3 * 2e6
     pieces = []
     for _ in range(6):
         pieces.append(fetch.piece_of(3))
         fetch.begun(3, pieces[-1])
     assert pieces[0] == 65536
     assert pieces == sorted(pieces)
-    assert pieces[-1] == fetch.piece == fetch.piece_of(99)
+    assert pieces[-1] == fetch.sizes.piece == fetch.piece_of(99)
     slow = policy(round_trip=0.05, rate=1e6)
-    assert slow.piece == 65536
-    assert slow.in_flight <= 131072
+    assert slow.sizes.piece == 65536
+    assert slow.sizes.in_flight <= 131072
 
 
 # whatever comes
@@ -594,8 +595,8 @@ def follow(fetch: Policy, size: int, accesses: Sequence[tuple[int, int, bool, bo
         assert all(0 <= wish.start < wish.stop <= size for wish in advice.behind)
         assert len(advice.traps) <= 8
         assert all(0 <= trap < size and trap % PAGE == 0 for trap in advice.traps)
-        assert fetch.piece > 0
-        assert fetch.in_flight >= fetch.piece
+        assert fetch.sizes.piece > 0
+        assert fetch.sizes.in_flight >= fetch.sizes.piece
         advices.append(advice)
     return advices
 

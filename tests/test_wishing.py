@@ -63,13 +63,13 @@ def test_connections_have_equal_shares_of_what_may_be_in_flight() -> None:
         planner.policy.begun(rank, SIZE)  # none is cold
     planner._wishes.push([ByteRange(0, SIZE)])
     assert len(planner._pump()) == len(planner._lanes) == 4
-    share = planner.policy.lane_bytes
+    share = planner.policy.sizes.lane
     first, *others = planner._lanes
     for _ in range(100):
         carry(planner, first, MIB)
         carry(planner, others[0], 256 * 1024)
         assert all(0 < left(lane) <= share for lane in planner._lanes)
-        assert planner._wishes.bytes <= planner.policy.in_flight
+        assert planner._wishes.bytes <= planner.policy.sizes.in_flight
     assert planner._lanes == [first, *others]
     assert left(first) > share / 2
     assert planner.policy.warmth(first.rank) > planner.policy.warmth(others[0].rank)
