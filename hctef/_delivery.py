@@ -301,10 +301,12 @@ class Delivery(Storing):
         """The opening's response, `[start, stop)`: claim its whole pages for its lane. Returns its commit function.
 
         The leading part of a page is kept aside as the remnant: who fetches that page asks for what is before it only.
+        A part of one at the end is nobody's: that page is asked for again.
         """
         self._first_kept = self._stores
         first = min(stop, -(-start // PAGE) * PAGE)
-        claim = self._tail = lane.claim = self.cache.claim(ByteRange(first, stop))
+        last = stop if stop == self.size else max(first, stop - stop % PAGE)
+        claim = self._tail = lane.claim = self.cache.claim(ByteRange(first, last))
         claim.started = claim.sending = True
         self._tail_start, kept = start, start == first
 

@@ -27,7 +27,7 @@ from hctef._intervals import Claim
 from hctef._lanes import Lane
 from hctef._planner import Planner
 from hctef._progress import Watch
-from hctef._ranges import ByteRange
+from hctef._ranges import PAGE, ByteRange
 from hctef._retries import TransportError
 from hctef._steps import NOTHING, Disk, Drop, Fill, PlanGen, Receive, Step
 from hctef._transfer import PIECE, Sink
@@ -56,6 +56,8 @@ class Opening:
         self._furthest = 0
         """Bytes of the whole file that any attempt to download it brought."""
         self._want = max(options.minimum_range_request_bytes, min(options.prefetch_bytes, FIRST_BYTES))
+        if not self._from_end:
+            self._want = -(-self._want // PAGE) * PAGE
 
     def run(self) -> PlanGen[None]:
         """Open: afterwards the size is known, and what came is in the arena.

@@ -43,6 +43,7 @@ from tests.range_server import (
     when,
 )
 
+MIB = 1 << 20
 SIZE = 300_000
 DATA = pattern(SIZE)
 NOW = urllib3.Retry(total=5, backoff_factor=0)
@@ -126,6 +127,23 @@ def test_a_clamped_range_is_taken_and_the_rest_asked_for(range_server: RangeServ
         check_all(file)
     assert range_server.sent_twice() == []
     assert range_server.requests == 1 + 6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prefetch_bytes": 50_000}, {"minimum_range_request_bytes": 50_000}, {"prefetch_bytes": MIB}],
+    ids=["prefetch", "minimum", "default"],
+)
+@pytest.mark.parametrize("most", [SIZE, 50_000, 20_000, 1000])
+def test_an_opening_that_ends_inside_of_a_page(
+    range_server: RangeServer, url: str, options: dict[str, int], most: int
+) -> None:
+    """Whoever reads on while it comes finds whole pages; of what was answered as asked no byte comes twice."""
+    range_server.behave("f", slow(0.01), trickle(2e6), times(1, clamp(most)))
+    with opened(url, prefetch_direction="START", **options) as file:
+        check_all(file)
+    if most == SIZE:
+        assert range_server.sent_twice() == []
 
 
 def test_a_clamped_opening(range_server: RangeServer, url: str) -> None:
