@@ -236,6 +236,11 @@ class Validator(NamedTuple):
             return other.etag == self.etag
         return self.last_modified is None or other.last_modified == self.last_modified
 
+    def contradicts(self, other: Validator) -> bool:
+        """Whether `other`, of a response that need not have any, is of another version."""
+        kind = 0 if self.etag and other.etag else 1
+        return None not in (self[kind], other[kind]) and self[kind] != other[kind]
+
 
 def settles_in(head: Head) -> float | None:
     """Seconds until a response's validator stands for just one version of the file, now and later (RFC 9110 section

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hctef._disk import DiskCache, holds, open_cache
 from hctef._http import (
@@ -228,15 +228,7 @@ class Opening:
         if at < stop:
             message = f"{self._where}: the body was cut before the size was known"
             raise HctefNetworkError(message, status=206)
-        least = options.minimum_range_request_bytes
-        size: int | None = None
-        probe = yield from self._ask(range_header(stop, stop + least))
-        if probe.status == 416:
-            size = probe.unsatisfied_size() or stop  # byte stop - 1 is there, byte `stop` is not
-        elif probe.status == 206:
-            further = parse_part(probe, self._where)
-            if further.extent.start == stop:
-                size = further.size or (further.extent.stop if further.extent.stop < stop + least else None)
+        size = yield from self._end_behind(head, stop)
         if size is None:
             with contextlib.suppress(HctefNetworkError):  # HEAD is forbidden, or hangs: then it tells nothing
                 answer = yield from requester.ask(self._attempts, {}, self._where, method="HEAD", retry=False)
@@ -248,6 +240,28 @@ class Opening:
         yield Drop()
         requester.size_hidden = True
         yield from self._take(head, Part(part.extent, size), b"".join(pieces))
+
+    def _end_behind(self, head: Head, at: int) -> PlanGen[int | None]:
+        """Where the file ends whose response with `head` ended at `at`, as far as further requests tell: a server may
+        have cut what it sent, but where it has no byte at all behind another, there is none. Raises
+        RemoteFileChangedError: they are answered with another version."""
+        least, strict = self._options.minimum_range_request_bytes, self._options.validate == "strict"
+        conditions = head.validator.conditions if strict else {}
+        for _ in range(2):  # an end, perhaps, and whether it is one
+            probe = yield from self._ask(range_header(at, at + least), conditions)
+            if probe.status == 412:
+                raise self._error(probe)
+            if strict and (probe.status in (200, 206) or head.validator.contradicts(probe.validator)):
+                check_version(head.validator, probe, self._where)
+            if probe.status == 416:
+                return at if probe.unsatisfied_size() in (None, at) else None
+            if probe.status != 206:
+                return None
+            (start, stop), size = parse_part(probe, self._where)
+            if size is not None or start != at or stop >= at + least:
+                return size
+            at = stop
+        return None
 
     def _no_range(self, head: Head) -> PlanGen[None]:
         """A 200 to a Range request: an error, or the whole stream into the arena."""
@@ -329,8 +343,9 @@ class Opening:
             message = f"{self._where}: no address space for the {size} bytes that the server says it has: {error}"
             raise HctefNetworkError(message, status=head.status) from error
 
-    def _ask(self, header: str) -> PlanGen[Head]:
-        return self._requester.ask(self._attempts, {"Range": header}, self._where, lane=self._lane)
+    def _ask(self, header: str, conditions: Mapping[str, str] | None = None) -> PlanGen[Head]:
+        extra = {"Range": header, **(conditions or {})}
+        return self._requester.ask(self._attempts, extra, self._where, lane=self._lane)
 
     def _error(self, head: Head) -> HctefNetworkError:
         return status_error(head, self._where, hint=self._requester.hint if head.status in (401, 403) else "")

@@ -6,6 +6,7 @@ import email.utils
 import pickle
 import threading
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -203,6 +204,38 @@ def test_a_hidden_total_is_learnt_otherwise(range_server: RangeServer, url: str,
         with opened(url, prefetch_direction=direction) as file:
             assert file.size == SIZE
             check_all(file)
+
+
+@pytest.mark.parametrize("direction", ["END", "START"])
+@pytest.mark.parametrize("most", [1000, 4096, 8191])
+def test_a_hidden_total_and_clamped_ranges(range_server: RangeServer, url: str, direction: Any, most: int) -> None:
+    """An end that a server has cut is not the file's: HEAD tells where that is, or a range behind it, or else there is
+    a clear error."""
+    spoil = [clamp(most), hide_total]
+    range_server.behave("f", *spoil)
+    with opened(url, prefetch_direction=direction) as file:
+        check_all(file)
+    range_server.behave("f", *spoil, when(lambda request: request.method == "HEAD", status(405)))
+    reaches_the_end = direction == "END" and 2 * most >= 8192
+    with nullcontext() if reaches_the_end else pytest.raises(hctef.RangeRequestsUnsupportedError):
+        check_all(opened(url, prefetch_direction=direction))
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["conditions", "none"])
+def test_a_hidden_total_of_a_file_that_changes(range_server: RangeServer, knows: bool) -> None:
+    """What tells the size is asked for the version that was opened, and compared with it."""
+    url = range_server.add("f", DATA)
+
+    def change(request: Request, reply: Reply) -> None:
+        if len(range_server.log) == 1:
+            range_server.add("f", DATA[:8192], etag='"v2"')
+        if not knows and reply.status == 412:  # as a server that knows no conditions
+            reply.fail(416)
+            reply.headers["Content-Range"] = "bytes */8192"
+
+    range_server.behave("f", hide_total, change)
+    with pytest.raises(hctef.RemoteFileChangedError):
+        opened(url, prefetch_direction="START")
 
 
 def test_a_total_that_is_hidden_later_is_an_error_where_nothing_else_tells_versions(
