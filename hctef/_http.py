@@ -58,6 +58,7 @@ OURS = frozenset(
 _SECRET = re.compile(r"token|key|secret|auth|password|passwd|credential|signature|cookie|session", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _VISIBLE = re.compile(r"(?!W/)[\x20-\x7e]+")
 _SATISFIED = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
 _UNSATISFIED = re.compile(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
@@ -104,6 +105,8 @@ def checked_headers(headers: object) -> dict[str, str]:
             raise HctefUrlError(f"not a valid header name: {name[:40]!r}")
         if any(c in value for c in "\r\n\0"):
             raise HctefUrlError(f"the value of header {name!r} holds a line break")
+        if _CONTROLS.search(value):
+            raise HctefUrlError(f"the value of header {name!r} holds a control character")
         if any(c > "\xff" for c in value):  # latin-1 is what an HTTP/1.1 header can hold (RFC 9110 section 5.5)
             raise HctefUrlError(f"the value of header {name!r} holds characters beyond latin-1; encode them")
         if name.lower() in OURS:
@@ -225,14 +228,15 @@ class Validator(NamedTuple):
     @property
     def conditions(self) -> dict[str, str]:
         """The headers that make a server refuse another version: a weak ETag never stands in If-Match (section
-        13.1.1), nor one that not every client would send as it came."""
-        if self.etag:
-            return {"If-Match": self.etag} if _VISIBLE.fullmatch(self.etag) else {}
+        13.1.1), nor one that not every client would send as it came; the date stands in for them."""
+        if self.etag and _VISIBLE.fullmatch(self.etag):
+            return {"If-Match": self.etag}
         return {"If-Unmodified-Since": self.last_modified} if self.last_modified else {}
 
     def agrees(self, other: Validator) -> bool:
-        """Whether `other` (of a later response) is the same version, as far as this one can tell."""
-        if self.etag:
+        """Whether `other` (of a later response) is the same version, as far as this one can tell. Where a weak ETag
+        stays, the bytes may be others (section 8.8.1): the date must stay too."""
+        if self.etag and (other.etag != self.etag or not self.etag.startswith("W/")):
             return other.etag == self.etag
         return self.last_modified is None or other.last_modified == self.last_modified
 
@@ -246,17 +250,18 @@ def settles_in(head: Head) -> float | None:
     """Seconds until a response's validator stands for just one version of the file, now and later (RFC 9110 section
     8.8.1); None: it never does.
 
-    A strong ETag does. A Last-Modified does, and an ETag that is made of it, as nginx makes it, once its second is over
-    (section 8.8.2.2): until then the file may change again, and keep them.
+    A Last-Modified does, and an ETag that is made of it, as nginx makes it, once its second is over (section 8.8.2.2):
+    until then the file may change again, and keep them. Any other strong ETag does, but for that second: some servers
+    make theirs of the date in a way that does not show.
     """
     etag, modified = head.validator
     if etag is not None and not etag.startswith('"'):
         return None
     changed, now = _seconds(modified), _seconds(head.headers.get("date"))
+    wait = math.nan if math.isnan(changed - now) else max(0.0, changed + 1 - now)
     if etag is not None and (math.isnan(changed) or not etag.startswith(f'"{int(changed):x}-')):
-        return 0.0
-    wait = max(0.0, changed + 1 - now)
-    return None if math.isnan(changed - now) else wait
+        return min(1.0, wait) if wait > 0 else 0.0
+    return None if math.isnan(wait) else wait
 
 
 def _seconds(date: str | None) -> float:
