@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 from typing import NamedTuple
@@ -52,12 +53,13 @@ def _parsed(url: str) -> Url:
         raise HctefUrlError("the URL holds a space or a control character; percent-encode it")
     if not url.isascii() and any("\ud800" <= character <= "\udfff" for character in url):
         raise HctefUrlError("the URL holds a lone surrogate, which no bytes stand for")
-    try:
+    is_read = False
+    with contextlib.suppress(ValueError):  # not even as a context: it may name a part of a password
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError:
-        # From None, here and below: what those errors say may be a part of a password.
-        raise HctefUrlError("not a valid URL: its host or port cannot be read") from None
+        is_read = True
+    if not is_read:
+        raise HctefUrlError("not a valid URL: its host or port cannot be read")
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https"):
         what = f"its scheme is {scheme[:20]!r}" if scheme else "it has no http:// or https:// in front"
@@ -66,7 +68,7 @@ def _parsed(url: str) -> Url:
         raise HctefUrlError("not a valid URL: it names no host")
     userinfo, _, location = parts.netloc.rpartition("@")
     if "[" in location:
-        if not _LITERAL.fullmatch(location):
+        if not _LITERAL.fullmatch(location) or ":" not in host:
             raise HctefUrlError("not a valid URL: its host is no IPv6 address in brackets")
     else:
         if not host.isascii():
@@ -131,7 +133,10 @@ def _ascii_host(host: str) -> str:
 
 
 def _check_host(host: str) -> None:
-    """Raises HctefUrlError: it is too long, or has a label that is empty or too long (RFC 1035 section 2.3.4)."""
+    """Raises HctefUrlError: it is too long, or has a label that is empty or too long (RFC 1035 section 2.3.4), or what
+    no name has."""
     name = host.removesuffix(".")  # the root's
     if len(name) > 253 or not all(0 < len(label) <= 63 for label in name.split(".")):
         raise HctefUrlError("not a valid URL: of its host's labels one is empty or too long, or the host itself is")
+    if "%" in name:
+        raise HctefUrlError("not a valid URL: its host holds what stands in paths only (%)")
