@@ -135,8 +135,8 @@ class Delivery(Storing):
 
     def _bring(self, lane: Lane, *, pipelined: bool) -> PlanGen[None]:
         claim, own = lane.claim, 0
-        yield from self._slots.acquire(claim)
         try:
+            yield from self._slots.acquire(lane, claim)
             lane.keeps = self._stores
             if pipelined and claim.batch is not None:
                 lane.waiting.extend(self._others(claim, claim.batch))
@@ -154,7 +154,8 @@ class Delivery(Storing):
             yield from self._rest_of(lane)
         finally:
             self._own -= own
-            self._slots.release()
+            self._slots.holders.discard(lane)
+            self._slots.give()
 
     def _rest_of(self, lane: Lane) -> PlanGen[None]:
         """What waits in a lane, one after the other."""
@@ -322,8 +323,7 @@ class Delivery(Storing):
     def beside(self, lane: Lane, bringing: PlanGen[None]) -> PlanGen[None]:
         """Have the bytes of a lane's claim brought beside the reader who made it, on the connection that he has begun
         with."""
-        yield from self._slots.acquire(lane.claim)
-        lane.keeps = self._stores
+        slots = self._slots
 
         def bring() -> PlanGen[None]:
             try:
@@ -334,14 +334,22 @@ class Delivery(Storing):
                 self.give_back(lane.claim)
                 yield from self._rest_of(lane)
             finally:
-                self._slots.release()
+                slots.holders.discard(lane)
+                slots.give()
 
         def whole() -> PlanGen[None]:
             yield from self._guarded(lane, bring())
             if not self.closed:
                 yield FetchPlan(background=self._pump())
 
-        steps = whole()
-        next(steps)  # so that whoever throws it away before it ran gives back what it holds
-        self._begin_lane(lane)
+        try:
+            yield from slots.acquire(lane, lane.claim)
+            lane.keeps = self._stores
+            steps = whole()
+            next(steps)  # so that whoever throws it away before it ran gives back what it holds
+            self._begin_lane(lane)
+        except BaseException:  # raised again
+            slots.holders.discard(lane)
+            slots.give()
+            raise
         yield Detach(lane.claim, steps)

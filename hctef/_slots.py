@@ -10,32 +10,50 @@ from hctef._locks import Waiter
 from hctef._steps import PlanGen, Wait
 
 
+class Turn(Waiter):
+    """Done when its holder has a slot."""
+
+    def __init__(self, holder: object) -> None:
+        super().__init__()
+        self.holder = holder
+
+
 class Slots:
-    """At most `count` transfers at once. First come, first served; who stops waiting loses nothing of others'."""
+    """At most `count` transfers at once. First come, first served; who stops waiting loses nothing of others'.
+
+    An interrupt may come between any two steps: so it is remembered who has a slot, not how many are free, and whoever
+    comes next goes on where giving them out was broken off.
+    """
 
     def __init__(self, count: int) -> None:
-        self._free = count
-        self._urgent: deque[Future[None]] = deque()
-        self._queue: deque[Future[None]] = deque()
+        self._count = count
+        self._urgent: deque[Turn] = deque()
+        self._queue: deque[Turn] = deque()
+        self.holders: set[object] = set()
+        """Who has one. To give it up: `holders.discard(holder)`, which nothing interrupts, then `give`."""
 
     @property
     def full(self) -> bool:
-        return self._free == 0
+        return len(self.holders) >= self._count
 
-    def acquire(self, claim: Claim | None = None) -> PlanGen[None]:
+    def acquire(self, holder: object, claim: Claim | None = None) -> PlanGen[None]:
         """Wait for a turn: a claim that is awaited, and what is no claim, before others."""
-        if self._free:
-            self._free -= 1
-            return
-        turn: Future[None] = Waiter()
-        (self._urgent if claim is None or claim.awaited else self._queue).append(turn)
-        if claim is not None:
-            claim.turn = turn
+        turn: Turn | None = None
         try:
+            self.give()
+            if not self.full:
+                self.holders.add(holder)
+                return
+            turn = Turn(holder)
+            (self._urgent if claim is None or claim.awaited else self._queue).append(turn)
+            if claim is not None:
+                claim.turn = turn
             yield Wait(turn)
         except BaseException:
-            if not turn.cancel():
-                self.release()  # it was our turn already
+            if turn is not None:
+                turn.cancel()
+            self.holders.discard(holder)  # it was our turn already
+            self.give()
             raise
 
     @property
@@ -45,14 +63,17 @@ class Slots:
 
     def hurry(self, turn: Future[None]) -> None:
         """What waits for this turn has become urgent."""
-        if turn in self._queue:
-            self._queue.remove(turn)
-            self._urgent.append(turn)
-
-    def release(self) -> None:
-        while self._urgent or self._queue:
-            turn = (self._urgent or self._queue).popleft()
-            if turn.set_running_or_notify_cancel():
-                turn.set_result(None)
+        for each in self._queue:
+            if each is turn:
+                self._urgent.append(each)
+                self._queue.remove(each)
                 return
-        self._free += 1
+
+    def give(self) -> None:
+        """Give what is free to who waits."""
+        while (queue := self._urgent or self._queue) and not self.full:
+            turn = queue[0]
+            if not turn.done() and (turn.running() or turn.set_running_or_notify_cancel()):
+                self.holders.add(turn.holder)
+                turn.set_result(None)
+            queue.popleft()

@@ -8,7 +8,6 @@ from the network is on disk before its pages are marked.
 from __future__ import annotations
 
 import functools
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from hctef._arena import Buffer
@@ -50,14 +49,14 @@ class Storing(Wishing):
 
     def _one_by_one(self, claims: tuple[Claim, ...], behind: tuple[Claim, ...]) -> PlanGen[None]:
         """Fetch claims in this reader's own turn. Where one fails, those after it are given back."""
-        left, failed = deque(claims), False
         try:
-            while left and not failed:
-                claim = left.popleft()
+            for claim in claims:
                 yield FetchPlan(claims=(claim,), background=behind)
-                behind, failed = (), claim.error is not None
-        finally:
-            self.cancel(claim for claim in left if not claim.started)
+                behind = ()
+                if claim.error is not None:
+                    break
+        finally:  # of an interrupt between two of them too
+            self.cancel(claim for claim in claims if not claim.started)
 
     def cancel(self, claims: Iterable[Claim]) -> None:
         """Stop transfers at their next piece; those that did not begin are given back at once."""

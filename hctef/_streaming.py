@@ -51,19 +51,17 @@ class Streaming(Delivery):
         meanwhile, or have other streams that he goes on with."""
         value: Any = None
         error: BaseException | None = None
-        held = False
         try:
             while True:
-                if not held and error is None:
-                    yield from self._slots.acquire()
-                    held = True
+                if fetching not in self._slots.holders and error is None:
+                    yield from self._slots.acquire(fetching)
                 try:
                     step = fetching.send(value) if error is None else fetching.throw(error)
                 except StopIteration:
                     return
                 if type(step) is Deliver:
-                    self._slots.release()
-                    held = False
+                    self._slots.holders.discard(fetching)
+                    self._slots.give()
                 value = error = None
                 try:
                     value = yield step
@@ -71,5 +69,5 @@ class Streaming(Delivery):
                     error = raised
         finally:
             error = None  # its traceback holds this frame
-            if held:
-                self._slots.release()
+            self._slots.holders.discard(fetching)
+            self._slots.give()
