@@ -13,7 +13,6 @@ requests that were not answered is never used for anything else.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import itertools
 import socket
@@ -27,6 +26,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from hctef._heads import Expected, PlainHead, PlainHeaders, alike, head_end, plain_head, template
+from hctef._interrupts import called, is_handlers
 from hctef._ranges import ByteRange
 from hctef._replay import drained, replayed, stop_receiving
 
@@ -107,8 +107,8 @@ class PlainResponse:
                 _acknowledge(self.sock)
             try:
                 came = self._connection.receive(room[count:], least - count)
-            except TimeoutError:
-                if not count:
+            except TimeoutError as error:
+                if not count or is_handlers(error):
                     raise
                 break  # what came, though it came slowly
             if not came:
@@ -229,14 +229,14 @@ class _Plain:
             if headers.started is not None:
                 headers.started(connection.sock)
         self.unanswered = len(following)
-        connection.sock.sendall(b"".join([self._head(url, headers), *following]))
+        called(connection.sock.sendall, b"".join([self._head(url, headers), *following]))
 
     def send_ahead(self, requests: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         """Send requests before the response to that before them has come."""
         connection: Any = self
         heads = [self._head(*request) for request in requests]
         self.unanswered += len(heads)
-        connection.sock.sendall(b"".join(heads))
+        called(connection.sock.sendall, b"".join(heads))
 
     def warmth(self, now: float) -> int:
         """How many of these bytes still tell of its congestion window."""
@@ -271,9 +271,9 @@ class _Plain:
         least = least if least >= WAKE_LEAST else 1
         self._wake_at(sock, least)
         try:
-            count: int = sock.recv_into(room)
-        except TimeoutError:
-            if least == 1:
+            count: int = called(sock.recv_into, room)
+        except TimeoutError as error:
+            if least == 1 or is_handlers(error):
                 raise
             try:
                 count = self._receive_now(room)  # what came, though it came slowly
@@ -337,8 +337,11 @@ class _Plain:
                 begin, end = 0, end - begin
                 _acknowledge(connection.sock)
                 came = 0
-                with contextlib.suppress(OSError):  # nothing is there, or what went wrong the next receive finds too
+                try:
                     came = self._receive_now(view[end:])
+                except OSError as error:  # nothing is there, or what went wrong the next receive finds too
+                    if is_handlers(error):
+                        raise
                 if not came:
                     break
                 end += came
@@ -363,7 +366,7 @@ class _Plain:
         usual = sock.gettimeout()
         sock.settimeout(0)
         try:
-            count: int = sock.recv_into(room)
+            count: int = called(sock.recv_into, room)
         finally:
             sock.settimeout(usual)
         return count

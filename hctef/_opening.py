@@ -213,8 +213,7 @@ class Opening:
 
     def _hidden_size(self, head: Head, part: Part) -> PlanGen[None]:
         """The server says `*` for the size: take the bytes, and learn it from where they end, or by HEAD."""
-        requester, options = self._requester, self._options
-        start, stop = part.extent
+        requester, (start, stop) = self._requester, part.extent
         if stop - start > self._want:
             message = f"{self._where}: asked for {self._want} bytes, the server sends {stop - start} and hides the size"
             raise RangeRequestsUnsupportedError(message, status=206, reason="content-range-hidden")

@@ -31,8 +31,8 @@ _release_buffer = _api("PyBuffer_Release", None, ctypes.POINTER(_Buffer))
 def address(owner: object) -> int:
     """Where the bytes of an object with the buffer protocol begin. The caller keeps the object alive."""
     view = _Buffer()
-    _get_buffer(owner, view, 0)
-    try:
+    try:  # an interrupt may come when it was got; what was not, is released by doing nothing
+        _get_buffer(owner, view, 0)
         return view.buf or 0
     finally:
         _release_buffer(view)

@@ -23,6 +23,7 @@ from urllib3.util import Timeout
 from hctef._heads import PlainHeaders
 from hctef._http import OURS, Head, range_header
 from hctef._http1 import PlainResponse
+from hctef._interrupts import Interrupted, is_handlers
 from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
 from hctef._proxies import environment_proxy
@@ -139,6 +140,12 @@ def _fitting(requests: Iterable[Send], first: Send, pool: PlainPool) -> list[Sen
     return list(itertools.islice(requests, max(0, min(AHEAD_BYTES // size - 1, pool.depth))))
 
 
+def _brings(response: PlainResponse, request: Send) -> bool:
+    """Whether a response has the bytes that its request asked for, as far as its place among others tells."""
+    first = request.headers["Range"].removeprefix("bytes=").partition("-")[0]
+    return response.status == 206 and response.headers.get("content-range", "").startswith(f"bytes {first}-")
+
+
 def _pipelines(pool: PlainPool | None, response: PlainResponse) -> bool:
     """Whether a request may be sent behind a response."""
     return response.persistent and pool is not None and pool.pipelines is not False
@@ -208,22 +215,38 @@ class Urllib3Exchange:
         self._method, headers = request.method, PlainHeaders(request.headers)
         headers.started, headers.expects = self._started, request.expects
         then: list[Send] = []
-        pool = self._transport.plain(request.url)
-        if request.then is not None and pool is not None and pool.pipelines is not False:
-            then = _fitting(request.then(), request, pool)
-            if (pool.pipelines or pool.persists) and not self._failed:
-                headers.following = _named(then)
+        pool: PlainPool | None = None
         try:
+            pool = self._transport.plain(request.url)
+            if request.then is not None and pool is not None and pool.pipelines is not False:
+                then = _fitting(request.then(), request, pool)
+                if (pool.pipelines or pool.persists) and not self._failed:
+                    headers.following = _named(then)
             response = self._transport.open(request, headers)
         except HctefUrlError:
             raise
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
+            self._heed(error)
             doubted = self._sock is not None and self._doubt(pool, headers)
             if doubted and not isinstance(error, ReadTimeoutError | TimeoutError):  # who waited that long is told
                 return self.send(request)
-            raise translate(error) from None
+            failure = translate(error)
+        else:
+            return self._answered(request, headers, pool, response, then)
         finally:
             self._sock = None
+        raise failure  # out here, without a context: urllib3's error may hold the URL
+
+    def _answered(
+        self,
+        request: Send,
+        headers: PlainHeaders,
+        pool: PlainPool | None,
+        response: PlainResponse | Urllib3Response,
+        then: list[Send],
+    ) -> Head:
+        """The head of the response to a request that was sent with `headers`; `then`: what may be sent behind it."""
+        self._sock = None
         if not isinstance(response, PlainResponse):
             self._response = response
             if (response.status == 400 or response.status >= 500) and self._doubt(pool, headers):
@@ -235,6 +258,14 @@ class Urllib3Exchange:
         if self._aborted:  # just before there was a response to abort
             self._close()
             raise TransportError("stopped by another thread")
+        if (
+            headers.following
+            and response.status == 206
+            and not _brings(response, request)
+            and self._doubt(pool, headers)
+        ):
+            self._close()
+            return self.send(request)
         if response.persistent:
             if pool is not None and pool.persists is None:
                 pool.persists = True
@@ -277,6 +308,7 @@ class Urllib3Exchange:
             return None
         self._ahead.popleft()
         following: PlainResponse | None = None
+        failure: TransportError | None = None
         try:
             if response.left <= DRAIN_BYTES:
                 response.drain(UNPROVEN_SECONDS)
@@ -285,12 +317,14 @@ class Urllib3Exchange:
             patience = max(self._patience, PROVEN_SECONDS if pool.pipelines else UNPROVEN_SECONDS)
             following = response.follow(patience, request.expects)
         except _BROKEN as error:
+            self._heed(error)
             self._close()
             if self._aborted:
-                raise translate(error) from None
-            self._failed = True
-            pool.pipelines = bool(pool.pipelines) and not isinstance(error, TimeoutError)
-            log.debug("a request that was sent ahead was not answered", exc_info=True)
+                failure = translate(error)
+            else:
+                self._failed = True
+                pool.pipelines = bool(pool.pipelines) and not isinstance(error, TimeoutError)
+                log.debug("a request that was sent ahead was not answered", exc_info=True)
         except BaseException:  # raised again: its answer would pass for that to the connection's next request
             self._close()
             raise
@@ -300,13 +334,14 @@ class Urllib3Exchange:
                 self._close()
                 return None
             self._response = following
-            first = request.headers["Range"].removeprefix("bytes=").partition("-")[0]
-            if following.status == 206 and following.headers.get("content-range", "").startswith(f"bytes {first}-"):
+            if _brings(following, request):
                 pool.proved(1)
                 return _head(pool, following, ahead=True)
             self._close()
             pool.pipelines = False
             log.info("the server does not answer pipelined requests in their order: they are sent one by one")
+        if failure is not None:
+            raise failure
         return None
 
     def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
@@ -322,7 +357,11 @@ class Urllib3Exchange:
             ahead.popleft()
             put(start, body)
 
-        count = response.collect(itertools.takewhile(is_next, extents), take)
+        try:
+            count = response.collect(itertools.takewhile(is_next, extents), take)
+        except BaseException:  # raised again: bytes may be lost
+            self._close()
+            raise
         if count:
             pool.proved(count)
         return count
@@ -334,8 +373,13 @@ class Urllib3Exchange:
         try:
             return response.read(limit)
         except _BROKEN as error:
+            self._heed(error)
             self._was_cut()
-            raise translate(error) from None
+            failure = translate(error)
+        except BaseException:  # as below
+            self._close()
+            raise
+        raise failure
 
     def receive_into(self, room: memoryview, least: int) -> int:
         response = self._response
@@ -344,11 +388,25 @@ class Urllib3Exchange:
         try:
             count = response.readinto(room, least)
         except _BROKEN as error:
+            self._heed(error)
             self._was_cut()
-            raise translate(error) from None
-        if not count and response.left:
-            self._was_cut()
-        return count
+            failure = translate(error)
+        except BaseException:  # raised again: bytes may be lost
+            self._close()
+            raise
+        else:
+            if not count and response.left:
+                self._was_cut()
+            return count
+        raise failure
+
+    def _heed(self, error: Exception) -> None:
+        """Raises Interrupted: it is no failure of the connection, but what a signal's handler raised."""
+        if is_handlers(error):
+            self._close()
+            while error.args and isinstance(error.args[-1], Exception):  # urllib3 has put its own around it
+                error = error.args[-1]
+            raise Interrupted(error) from None
 
     def _was_cut(self) -> None:
         """A body was. A server that closes with requests unread may lose what it had sent (RFC 9112 section 9.6): where

@@ -56,6 +56,7 @@ LAYERS = [
         "_opening",
     ],
     [
+        "_interrupts",
         "_workers",
         "_drivers",
         "_async_driver",
