@@ -57,6 +57,9 @@ class AiohttpTransport:
         self._own = options.session is None
         self._bare: aiohttp.ClientSession | None = None
         self.timeout = client_timeout(options.timeout)
+        connect = self.timeout.connect or self.timeout.sock_connect
+        self._patience = connect + self.timeout.sock_read if connect and self.timeout.sock_read else None
+        """Seconds for a response's head: behind one that is only on its way (1xx) aiohttp waits for ever."""
         if self._own:
             shared = _sessions.get(self._loop)
             if shared is None or shared[0].closed:
@@ -69,6 +72,7 @@ class AiohttpTransport:
                     max_line_size=HEADER_BYTES,
                     max_field_size=HEADER_BYTES,
                 )
+                session._retry_connection = False  # the core asks again, and counts that
                 shared = _sessions[self._loop] = [session, 0]
             shared[1] += 1
             self._shared = shared
@@ -100,15 +104,16 @@ class AiohttpTransport:
                 session = self._without_credentials()
                 more["proxy"] = getattr(self.session, "_default_proxy", None)  # aiohttp shows it in no public way
                 more["proxy_auth"] = getattr(self.session, "_default_proxy_auth", None)
-        return await session.request(
-            request.method,
-            URL(request.url, encoded=True),
-            headers=headers,
-            allow_redirects=False,
-            raise_for_status=False,
-            timeout=self.timeout,
-            **more,
-        )
+        async with asyncio.timeout(self._patience):
+            return await session.request(
+                request.method,
+                URL(request.url, encoded=True),
+                headers=headers,
+                allow_redirects=False,
+                raise_for_status=False,
+                timeout=self.timeout,
+                **more,
+            )
 
     def _without_credentials(self) -> aiohttp.ClientSession:
         """A session on the caller's connector without the headers, cookies and auth of the caller's session."""
@@ -162,6 +167,8 @@ class AiohttpExchange:
     def __init__(self, transport: AiohttpTransport) -> None:
         self._transport = transport
         self._response: aiohttp.ClientResponse | None = None
+        self._protocol: Any = None
+        """Of a response whose end is that of its connection: it knows whether that was cut."""
 
     async def send(self, request: Send) -> Head:
         self.drop()
@@ -177,7 +184,9 @@ class AiohttpExchange:
                 raise
             failure = TransportError(CLOSED, final=True)
         else:
-            return _head(response)
+            head = _head(response)
+            self._protocol = None if head.framed else getattr(response, "_protocol", None)
+            return head
         raise failure  # out here, without a context: aiohttp's error holds the URL and the request's headers
 
     async def receive(self, limit: int) -> bytes:
@@ -185,7 +194,11 @@ class AiohttpExchange:
         if response is None:
             return b""
         try:
-            return await response.content.read(limit)
+            data = await response.content.read(limit)
+            ended = self._protocol.exception() if not data and self._protocol is not None else None
+            if ended is None or isinstance(ended, aiohttp.ServerDisconnectedError):
+                return data
+            failure = translate(ended)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # The stream refuses to hand out what came before the break: it is asked for below its own check.
             with contextlib.suppress(TimeoutError):  # it looks at a ClientTimeout's `total` once more

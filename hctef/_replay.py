@@ -55,6 +55,12 @@ class _Replay:
         return self._file
 
 
+def _see_cuts(answer: Any, sock: Any) -> None:
+    """What ends with its connection, anybody on the way can cut: TLS is to tell that."""
+    if answer.length is None and not answer.chunked and hasattr(sock, "suppress_ragged_eofs"):
+        sock.suppress_ragged_eofs = False
+
+
 def replayed(connection: Any, url: str, before: bytes) -> urllib3.HTTPResponse:
     """The response to the request under way on urllib3's `connection`, of which `before` was received already."""
     replay: Any = _Replay(connection.sock, before)  # as much of a socket as is asked of
@@ -65,9 +71,7 @@ def replayed(connection: Any, url: str, before: bytes) -> urllib3.HTTPResponse:
     except BaseException:  # raised again
         answer.close()
         raise
-    sock: Any = connection.sock
-    if answer.length is None and not answer.chunked and hasattr(sock, "suppress_ragged_eofs"):
-        sock.suppress_ragged_eofs = False  # what ends with the connection, anybody on the way can cut
+    _see_cuts(answer, connection.sock)
     if answer.will_close or connection.unanswered:
         connection.close()  # the response holds the socket's file
     return urllib3.HTTPResponse(
@@ -119,6 +123,9 @@ class Urllib3Response:
             except BaseException:  # raised again
                 self.close()
                 raise
+        answer = getattr(response, "_original_response", None)
+        if answer is not None and not answer.isclosed():
+            _see_cuts(answer, getattr(getattr(answer.fp, "raw", None), "_sock", None))
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.itermerged()}
 

@@ -106,6 +106,33 @@ def related(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+@pytest.mark.parametrize("word", [b"103 Early Hints", b"100 Continue"])
+@pytest.mark.parametrize("own", [True, False])
+def test_an_answer_that_is_only_on_its_way(serve: Any, word: bytes, own: bool) -> None:
+    """aiohttp waits for what follows it without a timeout."""
+    server = serve(lambda *_: b"HTTP/1.1 " + word + b"\r\n\r\n")
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            session = None if own else await stack.enter_async_context(aiohttp.ClientSession())
+            with pytest.raises(hctef.HctefNetworkError, match="timeout"):
+                await AsyncHttpFile(server.url, session=session, retries=0, timeout=0.3).open()
+
+    run_clean(lambda: asyncio.wait_for(main(), 20))
+
+
+def test_no_attempt_is_made_that_is_not_counted(serve: Any) -> None:
+    """aiohttp sends a GET again by itself."""
+    server = serve(lambda *_: b"")
+
+    async def main() -> None:
+        with pytest.raises(hctef.HctefNetworkError):
+            await AsyncHttpFile(server.url, retries=0).open()
+
+    run_clean(main)
+    assert len(server.heads) == 1
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_no_secret_in_a_traceback(serve: Any, late: bool) -> None:
     """Nor within reach of what prints more than Python: aiohttp's errors hold the URL and the request's headers."""

@@ -23,7 +23,8 @@ from hctef._heads import plain_head
 from hctef._http import Head, Validator, redirect_target
 from hctef._pools import plain_pools
 from hctef._urls import parse_url
-from tests.helpers import pattern
+from hctef.aio import AsyncHttpFile
+from tests.helpers import pattern, run_clean
 from tests.range_server import (
     Behaviour,
     RangeServer,
@@ -36,6 +37,7 @@ from tests.range_server import (
     header,
     ignore_range,
     redirect,
+    status,
     times,
     until_close,
     when,
@@ -202,6 +204,33 @@ def test_a_download_that_gets_nowhere_ends(range_server: RangeServer, url: str) 
     assert range_server.requests == 1 + 4  # the first asked for its end only
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_body_that_a_reset_ends_is_cut(range_server: RangeServer, url: str, asynchronous: bool) -> None:
+    """Where HEAD tells nothing, the connection does."""
+    head = when(lambda request: request.method == "HEAD", status(405))
+    range_server.behave("f", ignore_range, until_close, head, cut(5000, reset=True))
+
+    async def read() -> bytes:
+        async with AsyncHttpFile(url, on_no_range="download", retries=0) as file:
+            return await file.read()
+
+    with pytest.raises(hctef.HctefNetworkError, match="broke"):
+        if asynchronous:
+            run_clean(read)
+        else:
+            opened(url, on_no_range="download", retries=0)
+
+
+@pytest.mark.parametrize("host", ["[v1.x]", "a%zz.invalid", "127.0.0.1%00.x", "%"])
+def test_a_host_that_is_none(range_server: RangeServer, url: str, host: str) -> None:
+    """Neither from the caller nor from a server does one raise what is urllib3's."""
+    with pytest.raises(hctef.HctefUrlError):
+        hctef.HttpFile(f"http://{host}/")
+    range_server.behave("f", redirect(f"http://{host}/"))
+    with pytest.raises(hctef.HctefNetworkError, match="redirects to"):
+        opened(url)
+
+
 def test_a_body_that_ends_with_its_connection_is_compared_with_a_head(range_server: RangeServer, url: str) -> None:
     """Nothing else tells whether it was cut."""
     until = when(lambda request: request.method == "GET", until_close)
@@ -210,7 +239,8 @@ def test_a_body_that_ends_with_its_connection_is_compared_with_a_head(range_serv
         assert file.read() == DATA
 
 
-def test_what_tls_was_not_told_the_end_of_is_cut(ca: Any, ca_file: Path) -> None:
+@pytest.mark.parametrize("pools", [plain_pools, urllib3.PoolManager])
+def test_what_tls_was_not_told_the_end_of_is_cut(ca: Any, ca_file: Path, pools: Any) -> None:
     """RFC 8446 section 6.1: without close_notify anybody on the way may have ended the connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost").configure_cert(context)
@@ -232,7 +262,7 @@ def test_what_tls_was_not_told_the_end_of_is_cut(ca: Any, ca_file: Path) -> None
     with pytest.raises(hctef.HctefNetworkError, match="TLS failed"):
         opened(
             f"https://localhost:{listener.getsockname()[1]}/f",
-            pool=plain_pools(ca_certs=str(ca_file)),
+            pool=pools(ca_certs=str(ca_file)),
             on_no_range="download",
         )
     listener.shutdown(socket.SHUT_RDWR)
@@ -280,6 +310,7 @@ def test_no_part_of_a_password_is_shown(password: str) -> None:
         hctef.HttpFile(f"http://user:{password}@127.0.0.1:1/f")
     shown = "".join(traceback.format_exception(caught.value))
     assert "s3cr" not in shown.replace(f"user:{password}", "")
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(("sent", "asked"), [("/caf\xc3\xa9", "/caf%C3%A9"), ("/caf\xe9 1", "/caf%E9%201")])
