@@ -32,7 +32,7 @@ from hctef._retries import TransportError
 from hctef._steps import NOTHING, Disk, Drop, Fill, PlanGen, Receive, Step
 from hctef._transfer import PIECE, Sink
 from hctef._urls import cache_name
-from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError
+from hctef.exceptions import HctefNetworkError, RangeRequestsUnsupportedError, RemoteFileChangedError
 
 FIRST_BYTES = 64 * 1024
 """The most that an opening asks for first: footers of Parquet and ZIP are read by as many."""
@@ -65,6 +65,16 @@ class Opening:
         Raises:
             RangeRequestsUnsupportedError, RemotePermissionError, RemoteFileNotFoundError, HctefNetworkError: see there.
         """
+        try:
+            yield from self._by_range()
+        except HctefNetworkError as error:
+            # With 200 it was the whole file already.
+            useless = isinstance(error, RangeRequestsUnsupportedError) or error.status in (416, 501)
+            if not useless or error.status == 200 or self._options.on_no_range == "error":
+                raise
+            yield from self._no_range((yield from self._whole()))
+
+    def _by_range(self) -> PlanGen[None]:
         if self._options.cache_path and (yield from self._is_kept()):
             self._want = self._options.minimum_range_request_bytes
         header = suffix_header(self._want) if self._from_end else range_header(0, self._want)
@@ -111,10 +121,10 @@ class Opening:
             return part.size
         if head.status == 416:
             if head.unsatisfied_size() != 0:
-                head = yield from self._requester.ask(self._attempts, {}, self._where)
-                if head.status != 200:
-                    raise self._error(head)
-                if head.length != 0 and (yield Receive(1)):
+                head = yield from self._whole()
+                while (is_empty := (yield from self._is_empty(head))) is None:
+                    head = yield from self._whole()
+                if not is_empty:
                     message = f"{self._where}: the server answers 416 to every range, and has bytes all the same"
                     raise RangeRequestsUnsupportedError(message, status=416)
             self._empty(head)
@@ -127,18 +137,44 @@ class Opening:
             return None
         raise self._error(head)
 
+    def _whole(self) -> PlanGen[Head]:
+        """The head of a 200 to a request without a range."""
+        head = yield from self._requester.ask(self._attempts, {}, self._where)
+        if head.status != 200:
+            raise self._error(head)
+        return head
+
+    def _is_empty(self, head: Head) -> PlanGen[bool | None]:
+        """Whether a 200 is of an empty file; None: it was cut before that could be told."""
+        if head.coded or head.length is not None:
+            return head.length == 0 and not head.coded
+        try:
+            if (yield Receive(1)):
+                return False
+            if not head.framed:
+                yield from self._check_end(head, 0)
+        except TransportError as error:
+            yield from self._requester.again(self._attempts, error, self._where)
+            return None
+        return True
+
     def _tail(self, size: int) -> PlanGen[None]:
         """Ask for the last bytes of a file of `size` bytes by their positions."""
         start = max(0, size - self._want)
         head = yield from self._ask(range_header(start, size))
         if head.status == 200:
             return (yield from self._no_range(head))
+        now = head.unsatisfied_size() if head.status == 416 else size
+        if head.status == 206:
+            part = parse_part(head, self._where)
+            if part.size is None:
+                return (yield from self._hidden_size(head, part))
+            now = part.size
+        if now not in (None, size):
+            raise RemoteFileChangedError(f"{self._where}: the file changes: it had {size} bytes, now {now}")
         if head.status != 206:
             raise self._error(head)
-        part = parse_part(head, self._where)
-        if part.size is None:
-            return (yield from self._hidden_size(head, part))
-        if part.size != size or part.extent.start != start:
+        if part.extent.start != start:
             message = f"{self._where}: asked for [{start}, {size}), the server sent {tuple(part.extent)} of {part.size}"
             raise HctefNetworkError(message, status=206)
         yield from self._take(head, part)
@@ -268,9 +304,7 @@ class Opening:
             raise status_error(head, self._where)
         check_whole(head, self._where)
         while not (yield from self._download(head)):
-            again = yield from self._requester.ask(self._attempts, {}, self._where)
-            if again.status != 200:
-                raise self._error(again)
+            again = yield from self._whole()
             check_whole(again, self._where)
             check_version(head.validator, again, self._where)
             head = again

@@ -203,7 +203,8 @@ class Requester:
                 continue
             if head.status in EXPIRED and not renewed and (callable(headers) or callable(self._source)):
                 renewed, hops, self._target = True, 0, None
-                url = target = yield from self.resolve()
+                known = self._url if callable(self._source) and self._url is not url else None  # to another reader
+                url = target = known or (yield from self.resolve())
                 continue
             if retry and attempts.retryable(head):
                 yield from self.again(attempts, head, where)

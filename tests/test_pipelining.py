@@ -161,6 +161,15 @@ def test_a_server_that_mixes_up_what_was_sent_ahead(range_server: RangeServer, u
     assert pool(url).pipelines is False
 
 
+def test_a_server_that_answers_another_request_first(range_server: RangeServer, url: str) -> None:
+    """It is asked for one after the other from then on."""
+    behind = iter([True, False] * 2)  # of each connection's first answer
+    range_server.behave("f", after(1, lambda *reply: shift(4096)(*reply) if next(behind, False) else None))
+    pool(url).persists = True
+    read(url)
+    assert not pool(url).pipelines or pool(url).persists is False
+
+
 def test_wrong_ranges_are_an_error_all_the_same(range_server: RangeServer, url: str) -> None:
     """What is wrong when it is asked for by itself is not the pipelining's fault."""
     range_server.behave("f", after(5, shift(4096)))

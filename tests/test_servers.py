@@ -6,6 +6,7 @@ import email.utils
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,6 +17,7 @@ import hctef
 from tests.helpers import pattern, wait_until
 from tests.range_server import (
     Behaviour,
+    Gate,
     RangeServer,
     Reply,
     Request,
@@ -421,6 +423,37 @@ def test_empty_files(range_server: RangeServer, direction: Any, spoil: list[Beha
         assert list(file) == []
 
 
+NO_RANGES = {
+    "416": when(lambda request: bool(request.asked), status(416)),
+    "501": when(lambda request: bool(request.asked), status(501)),
+    "hidden": header("Content-Range", None),
+}
+
+
+@pytest.mark.parametrize("what", NO_RANGES)
+@pytest.mark.parametrize("direction", ["END", "START"])
+def test_a_server_of_no_range_at_all(range_server: RangeServer, url: str, direction: Any, what: str) -> None:
+    """However it says that: an error, or the whole file where that is wished for."""
+    range_server.behave("f", NO_RANGES[what])
+    with pytest.raises(hctef.HctefNetworkError):
+        opened(url, prefetch_direction=direction)
+    with opened(url, prefetch_direction=direction, on_no_range="download") as file:
+        check_all(file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reset"),
+    [([], False), ([], True), ([chunked], False), ([chunked], True), ([until_close], True)],
+    ids=["length", "length, reset", "chunked", "chunked, reset", "until close, reset"],
+)
+def test_what_is_cut_is_not_empty(range_server: RangeServer, url: str, spoil: list[Behaviour], reset: bool) -> None:
+    """416 to every range, and a whole file that is cut before its first byte."""
+    cuts = when(lambda request: not request.asked, cut(0, reset=reset))
+    range_server.behave("f", NO_RANGES["416"], *spoil, cuts)
+    with pytest.raises(hctef.HctefNetworkError):
+        opened(url, retries=urllib3.Retry(1, backoff_factor=0))
+
+
 # suffix ranges
 
 
@@ -473,6 +506,21 @@ def test_the_file_changes_under_a_date(range_server: RangeServer) -> None:
         with pytest.raises(hctef.RemoteFileChangedError):
             file.read(10)
     assert range_server.log[-1].headers["if-unmodified-since"] == "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@pytest.mark.parametrize("size", [SIZE - 100_000, SIZE + 100_000])
+def test_the_size_changes_while_it_is_asked_for(range_server: RangeServer, url: str, size: int) -> None:
+    """Between its first byte and its end."""
+
+    def change(request: Request, reply: Reply) -> None:
+        if request.suffix:
+            reply.fail(501)
+        else:
+            range_server.add("f", pattern(size))
+
+    range_server.behave("f", change)
+    with pytest.raises(hctef.RemoteFileChangedError):
+        opened(url)
 
 
 @pytest.mark.parametrize("value", ['"v2"', 'W/"v1"', None])
@@ -677,6 +725,27 @@ def test_a_url_that_expires_is_asked_for_again(range_server: RangeServer, url: s
             file.seek(0)
             file.read(10)
         assert range_server.requests == 2
+
+
+def test_readers_of_a_url_that_expired_share_the_next(range_server: RangeServer, url: str) -> None:
+    """Nobody asks for one where another reader has just been given it."""
+    current, asked = ["t=1"], []
+
+    def presigned() -> str:
+        asked.append(1)
+        return f"{url}?{current[0]}"
+
+    gate = Gate()
+    with opened(presigned, readahead="off") as file:  # type: ignore[arg-type]
+        current[0] = "t=2"
+        range_server.behave("f", times(8, gate), expires(lambda: current[0]))
+        with ThreadPoolExecutor(8) as pool:
+            reads = [pool.submit(file.clone().read_ranges, [(n * 32_768, n * 32_768 + 10)]) for n in range(8)]
+            gate.wait_for(8)
+            gate.open()
+            for n, read in enumerate(reads):
+                assert read.result() == [DATA[n * 32_768 : n * 32_768 + 10]]
+    assert 2 <= len(asked) <= 3  # two threads may ask at the same moment
 
 
 def test_headers_are_asked_for_each_request(range_server: RangeServer, url: str) -> None:
