@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -30,23 +30,30 @@ def _app(folder: Path) -> web.Application:
     from aiohttp import web  # noqa: PLC0415  # an extra, and slow to import
 
     async def get(request: web.Request) -> web.StreamResponse:
-        path = (folder / request.match_info["path"]).resolve()
-        if not path.is_relative_to(folder):
-            raise web.HTTPNotFound
-        if path.is_dir():
-            names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
-            here = path.relative_to(folder)  # links from the root: right with and without a slash at the URL's end
-            items = "".join(
-                f'<li><a href="/{quote((here / name).as_posix())}">{html.escape(name)}</a></li>' for name in names
-            )
-            return web.Response(text=f"<!doctype html><ul>{items}</ul>", content_type="text/html")
-        if not path.is_file():
+        try:
+            path = (folder / os.fsdecode(unquote_to_bytes(request.rel_url.raw_path)).lstrip("/")).resolve()
+            if path.is_relative_to(folder) and path.is_dir():
+                return web.Response(text=_listing(folder, path), content_type="text/html")
+            found = path.is_relative_to(folder) and path.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, unreadable; a NUL; links in a circle
+            found = False
+        if not found:
             raise web.HTTPNotFound
         return web.FileResponse(path, chunk_size=256 * 1024)
 
     app = web.Application()
     app.router.add_get("/{path:.*}", get)
     return app
+
+
+def _listing(folder: Path, path: Path) -> str:
+    """A page of links from the root: right with and without a slash at the URL's end. Names need not be text."""
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+    here, items = path.relative_to(folder), ""
+    for name in names:
+        shown = html.escape(os.fsencode(name).decode(errors="replace"))
+        items += f'<li><a href="/{quote(os.fsencode((here / name).as_posix()))}">{shown}</a></li>'
+    return f"<!doctype html><ul>{items}</ul>"
 
 
 def _folder(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import math
 import os
 import sys
@@ -105,7 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["cat"]:  # a range like -100: is no option
         given = [f" {word}" if word.startswith("-") and word[1:2].isdigit() else word for word in given]
-    arguments = _parser().parse_args(given)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(given)
+    if rest and arguments.command == "cat" and arguments.range == slice(None) and len(rest) == 1:
+        with contextlib.suppress(argparse.ArgumentTypeError):  # an option stood between it and the URL
+            arguments.range, rest = _slice(rest[0]), []
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not everything that is shown is in every encoding
     try:
         if sys.stdout is None and arguments.command != "serve":  # a server needs nobody who reads what it says
             raise OSError("stdout is closed")

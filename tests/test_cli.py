@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def test_info_of_an_empty_file(range_server: RangeServer, capsys: pytest.Capture
         (["info", "URL", "--timeout", "0"], "argument --timeout: not a positive number of seconds: '0'"),
         (["info", "URL", "--timeout", "nan"], "argument --timeout: not a positive number of seconds: 'nan'"),
         (["cat", "URL", "--timeout", "x"], "argument --timeout: not a positive number of seconds: 'x'"),
+        (["cat", "URL", "--retries", "1", "0:5", "6:7"], "unrecognized arguments: 0:5 6:7"),
+        (["cat", "URL", "0:5", "--retries", "1", "6:7"], "unrecognized arguments: 6:7"),
         (["cat", "URL", "--retries", "-1"], "argument --retries: not a number from 0 on: '-1'"),
         (["cat", "URL", "--retries", "1.5"], "argument --retries: not a number from 0 on: '1.5'"),
         (["info", "URL", "-H", "SECRET"], "argument -H/--header: a header is 'NAME: VALUE'; one has no colon"),
@@ -120,6 +123,43 @@ def test_listings_link_to_what_they_list(tmp_path: Path) -> None:
             href = response.read().decode().split('href="')[1].split('"')[0]
         with urllib.request.urlopen(base + href) as response:
             assert response.read() == b"found"
+
+
+def test_paths_that_lead_nowhere_are_not_found(tmp_path: Path) -> None:
+    """Nor do they hide what a listing has besides."""
+    (tmp_path / "loop").symlink_to("loop")
+    odd = os.fsencode(tmp_path) + b"/odd \xff.txt"
+    Path(os.fsdecode(odd)).write_bytes(b"odd")
+    with background_server(tmp_path) as base:
+        for path in ("loop", "%00", "a" * 300, "missing", "../etc"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"{base}/{path}")
+            assert caught.value.code == 404
+            caught.value.close()
+        with urllib.request.urlopen(base) as response:
+            href = next(part for part in response.read().decode().split('"') if "odd" in part)
+        with urllib.request.urlopen(base + href) as response:
+            assert response.read() == b"odd"
+
+
+def test_what_no_encoding_has_is_shown_all_the_same(range_server: RangeServer) -> None:
+    """A query's value is shown as an ellipsis."""
+    url = range_server.add("f", pattern(100)) + "?token=1"
+    command = [sys.executable, "-m", "hctef", "info", url]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0
+    assert b"token=\\u2026" in done.stdout
+
+
+def test_options_may_stand_between_url_and_range(
+    range_server: RangeServer, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """As with other commands."""
+    url = range_server.add("f", pattern(100))
+    assert cli.main(["cat", url, "-H", "A: b", "1:5"]) == 0
+    assert cli.main(["cat", url, "--timeout", "1e30", "-3:"]) == 0
+    assert capfdbinary.readouterr().out == pattern(100)[1:5] + pattern(100)[-3:]
 
 
 def test_demo_without_aiohttp_makes_no_files(
