@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import operator
+import sys
 from collections.abc import Generator
 from typing import Any, SupportsIndex
 
@@ -26,6 +27,7 @@ def sought(position: int, size: int, offset: SupportsIndex, whence: SupportsInde
     Raises:
         NegativeSeekError: a negative position.
         ValueError: a whence that is not 0, 1 or 2.
+        OverflowError: more than 63 bits.
         TypeError: the offset or the whence is not an integer.
     """
     target, origin = operator.index(offset), operator.index(whence)
@@ -37,6 +39,8 @@ def sought(position: int, size: int, offset: SupportsIndex, whence: SupportsInde
         raise ValueError(f"invalid whence ({origin}, should be 0, 1 or 2)")
     if target < 0:
         raise NegativeSeekError(errno.EINVAL, f"negative seek position {target}")
+    if target > sys.maxsize:
+        raise OverflowError(f"seek position {target} is beyond what a file may have")
     return target
 
 
@@ -97,7 +101,7 @@ def writable_bytes(target: Any) -> memoryview:
         view = memoryview(target)
     except ValueError:  # numpy's dates, for which no format stands: `io` asks for none
         if not (hasattr(target, "flags") and target.flags.c_contiguous):
-            raise
+            raise TypeError("readinto() needs a contiguous buffer") from None
         view = memoryview(target.reshape(-1).view("u1"))
     if view.readonly:
         raise TypeError("readinto() needs a writable buffer")

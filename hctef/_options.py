@@ -159,7 +159,7 @@ class Options:
             what = "a number of seconds, a urllib3.Timeout, an aiohttp.ClientTimeout or None"
             put("timeout", _seconds("timeout", self.timeout, what))
         put("fault_timeout", _seconds("fault_timeout", self.fault_timeout, "a number of seconds"))
-        if not _has(self.retries, "increment"):
+        if not _has(self.retries, "increment", "status_forcelist"):
             retries = _whole("retries", self.retries, "an int or a urllib3.Retry")
             if retries < 0:
                 raise ValueError(f"retries must not be negative: {retries}")
@@ -193,6 +193,8 @@ class Options:
         return Options(**vars(self) | other)
 
 
+FOREVER = 1e9
+"""Seconds: 30 years. Sockets and locks count in 64 bits of nanoseconds, and refuse what is longer."""
 DEFAULTS = {name: getattr(Options, name) for name in Options.__annotations__}
 _SECRET = {"headers", "pool", "session"}
 """They may hold credentials."""
@@ -226,7 +228,7 @@ def _seconds(name: str, value: Any, what: str) -> float:
         seconds = math.inf
     if not 0 < seconds < math.inf:
         raise ValueError(f"{name} must be a positive number of seconds, not {value}")
-    return seconds
+    return min(seconds, FOREVER)
 
 
 def _has(value: object, *names: str) -> bool:

@@ -21,6 +21,8 @@ LONGEST = 8 * MIB
 """Bytes: that a request costs nothing more."""
 COLD = 64 * KIB
 """What a new connection carries in a few round trips."""
+KNOWN = 1024
+"""Connections of which it is remembered what they may carry."""
 JOINING = 4
 """Parts of a connection's share, each a request: the server has the next one before it has sent the rest."""
 AT_ONCE_NEAR = 1
@@ -51,7 +53,8 @@ class Pace:
 
     def __init__(self, link: Link, connections: int) -> None:
         self._link, self._connections = link, connections
-        self._warm = [8 * COLD, 4 * COLD, 2 * COLD, *[COLD] * connections][:connections]
+        known = min(connections, KNOWN)
+        self._warm = [8 * COLD, 4 * COLD, 2 * COLD, *[COLD] * known][:known]
         """What connections may carry, by rank: the opening and the first reads have warmed some."""
         self._known: tuple[float, ...] = ()  # what `_sizes` follow from
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, MaxRetryError, ProtocolError
 from urllib3.util.retry import Retry
 
-from hctef._http import RETRYABLE, Head
+from hctef._http import MAX_REDIRECTS, RETRYABLE, Head
 
 PROGRESS = 64 * 1024
 """After this many new bytes a failure counts as a first one: a long read over a poor line is not a broken server."""
@@ -43,9 +43,15 @@ def retry_policy(retries: int | Retry) -> Retry:
     The first attempt follows at once (a stale connection is not a busy server), then 0.5, 1, 2, … seconds and up to as
     much again by chance; at most 30.
     """
-    if isinstance(retries, Retry):
+    if not isinstance(retries, int):
         return retries if retries.status_forcelist else retries.new(status_forcelist=RETRYABLE)
     return Retry(total=retries, backoff_factor=0.25, backoff_jitter=0.25, backoff_max=30, status_forcelist=RETRYABLE)
+
+
+def redirects(policy: Retry) -> int:
+    """How many may be followed, one after the other."""
+    allowed = policy.redirect
+    return MAX_REDIRECTS if allowed is None or allowed is True else min(int(allowed), MAX_REDIRECTS)
 
 
 def brief(policy: Retry) -> Retry:

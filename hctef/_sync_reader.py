@@ -130,7 +130,7 @@ class SyncReader(Reader):
         options = remote.options.changed()
         options.pop("pool", None)
         options.pop("session", None)  # of an asynchronous file's, whose pages these are
-        if not self._buffer and options.get("prefetch_bytes") == FILE_PREFETCH_BYTES:
+        if options.get("prefetch_bytes") == FILE_PREFETCH_BYTES:  # a file's default; of its buffer's pages too
             del options["prefetch_bytes"]  # a copy, one of many perhaps, knows the size, and reads what it was made for
         if not portable(remote.options.progress):
             del options["progress"]

@@ -15,7 +15,6 @@ from hctef._heads import Expected, Likeness
 from hctef._http import (
     CHANGED_HINT,
     EXPIRED,
-    MAX_REDIRECTS,
     REDIRECTS,
     Head,
     Part,
@@ -32,7 +31,7 @@ from hctef._lanes import Lane
 from hctef._link import Link
 from hctef._options import Options, UrlSource
 from hctef._ranges import ByteRange
-from hctef._retries import Attempts, TransportError, brief, retry_policy
+from hctef._retries import Attempts, TransportError, brief, redirects, retry_policy
 from hctef._stats import Stats
 from hctef._steps import Ahead, Call, PlanGen, Receive, Send, Sleep, Step
 from hctef._urls import Url, parse_url
@@ -112,6 +111,7 @@ class Requester:
         self._options = options
         self.stats = stats
         self._policy = retry_policy(options.retries)
+        self._redirects = redirects(self._policy)
         self._url: Url | None = None if callable(source) else parse_url(source)
         self._target: Url | None = None
         self.size = 0
@@ -191,10 +191,9 @@ class Requester:
             log.debug("%s: %s %s -> %d", where, method, extra.get("Range", ""), head.status)
             if head.status in REDIRECTS:
                 hops += 1
-                if hops > MAX_REDIRECTS:
-                    message = (
-                        f"{where}: more than {MAX_REDIRECTS} redirects (status {head.status}): do they go in a circle?"
-                    )
+                if hops > self._redirects:
+                    why = "do they go in a circle?" if self._redirects else "`retries` allows none"
+                    message = f"{where}: more than {self._redirects} redirects (status {head.status}): {why}"
                     raise HctefNetworkError(message, status=head.status)
                 target = redirect_target(target, head)
                 continue

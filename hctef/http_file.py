@@ -107,7 +107,7 @@ class HttpFile(SyncReader, _Base):
     def seek(self, offset: SupportsIndex, whence: SupportsIndex = 0, /) -> int:
         """Set the position, which may lie past the end. Raises ValueError: closed, or negative; that is an OSError
         (EINVAL) too."""
-        if whence is SEEK_SET and type(offset) is int and offset >= 0 and self._size >= 0:
+        if whence is SEEK_SET and type(offset) is int and 0 <= offset <= self._size:
             self._position = offset
             return offset
         size = self._open().size
@@ -227,9 +227,10 @@ class HttpFile(SyncReader, _Base):
         with _naming(given):
             target, mode = _destination(given)
             partial = target.with_name(f".hctef.{os.urandom(8).hex()}")
-            # The system applies the umask: to ask for it is to set it, for all threads.
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
-        try:
+        try:  # of an interrupt that comes when it is made, too
+            with _naming(given):
+                # The system applies the umask: to ask for it is to set it, for all threads.
+                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
             with open(descriptor, "wb") as writing:  # noqa: PTH123  # a descriptor
                 for piece in self.stream():
                     with _naming(given):

@@ -98,9 +98,8 @@ class RemoteBuffer(SyncReader):
         """
         try:
             start, stop = key.start, key.stop
-            length = stop - start
             # numpy's integers count in ways of their own. Nothing is called from here on: nobody closes it meanwhile.
-            if type(length) is int and length <= PAGE and 0 <= start < stop <= self._size:
+            if 0 <= start < stop <= self._size and type(length := stop - start) is int and length <= PAGE:
                 rows = self._rows
                 if rows[start >> SHIFT] and rows[(stop - 1) >> SHIFT]:
                     if self._bounded:
@@ -347,12 +346,11 @@ class RemoteBuffer(SyncReader):
         """Fetch all of the file, for a view that nobody keeps account of."""
         if self._filled:
             return
-        if remote.resident_bytes < remote.size:
-            limit, hint = remote.options.max_export_bytes, f"a view of all of it is fetched first ({_why(remote)})"
-            if remote.size > limit:
-                raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}: {_PART}")
-            if remote.size > (remote.options.max_resident_bytes or remote.size):
-                raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}: {_PART}")
+        limit, hint = remote.options.max_export_bytes, f"a view of all of it is fetched first ({_why(remote)})"
+        if remote.size > limit:
+            raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}: {_PART}")
+        if remote.resident_bytes < remote.size > (remote.options.max_resident_bytes or remote.size):
+            raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}: {_PART}")
         watch = remote.watch((0, remote.size))
         with watch or UNWATCHED:
             pin = remote.load(0, remote.size, watch)

@@ -230,6 +230,19 @@ def test_seconds_are_positive_and_finite(name: str, value: Any) -> None:
         Options(**{name: value})
 
 
+def test_more_than_a_lifetime_is_for_ever(url: str) -> None:
+    """No socket counts so far."""
+    with hctef.RemoteBuffer(url, timeout=1e30, fault_timeout=1e30) as buf:
+        assert buf[:10] == DATA[:10]
+
+
+def test_as_many_connections_as_you_like(url: str) -> None:
+    """A number alone takes no memory."""
+    with hctef.HttpFile(url, max_connections=10**30) as file:
+        assert len(file._open().planner.policy._warm) < 2000
+        assert file.read(10) == DATA[:10]
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     """They become ints and floats, which pickle and JSON know."""
     given: dict[str, Any] = {

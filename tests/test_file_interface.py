@@ -359,7 +359,14 @@ def test_a_slice_counts_in_no_numpy_arithmetic(url: str, kind: Any) -> None:
     with hctef.RemoteBuffer(url, paging="fill", prefetch_bytes=len(CONTENT)) as buf:
         for _ in range(20):
             assert buf[0:4096] == CONTENT[:4096]
-        for bounds in ((kind(0), kind(10)), (kind(5), 300), (5, kind(100)), (kind(100), 4_000), (kind(1), None)):
+        for bounds in (
+            (kind(0), kind(10)),
+            (kind(5), 300),
+            (5, kind(100)),
+            (kind(100), 4_000),
+            (kind(1), None),
+            (kind(9), kind(3)),
+        ):
             assert buf[slice(*bounds)] == CONTENT[slice(*bounds)]
         buf[np.uint16(0) : np.uint16(4096)]
         assert {type(value) for value in (buf._hits, buf._hit_bytes)} == {int}
@@ -537,8 +544,20 @@ def test_readinto_what_has_no_format(url: str) -> None:
             file.seek(0)
             assert file.readinto(target) == io.BytesIO(CONTENT).readinto(expected)
             assert target.tobytes() == expected.tobytes()
-        with pytest.raises(ValueError, match="dtype"):
+        with pytest.raises(TypeError, match="contiguous"):
             file.readinto(np.zeros((4, 4), "M8[s]")[:, 1])
+
+
+def test_integers_beyond_63_bits_are_no_positions(url: str, tmp_path: Path) -> None:
+    """As for files."""
+    (tmp_path / "f").write_bytes(b"bytes")
+    with hctef.HttpFile(url) as file, (tmp_path / "f").open("rb", buffering=0) as real:
+        for each in (file, io.BytesIO(b"bytes"), real):
+            with pytest.raises(OverflowError):
+                each.seek(2**63)
+        assert file.tell() == 0
+        assert file.seek(2**62) == 2**62
+        assert file.read(1) == b""
 
 
 def test_a_position_before_the_start_is_an_error_of_both_kinds(url: str, tmp_path: Path) -> None:

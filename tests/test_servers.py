@@ -677,6 +677,19 @@ def test_redirects_in_a_circle(range_server: RangeServer, url: str) -> None:
     assert range_server.requests < 20
 
 
+def test_a_policy_may_allow_no_redirect(range_server: RangeServer, url: str) -> None:
+    """`retries` is the one policy object."""
+    other = range_server.add("other", DATA)
+    range_server.behave("other", redirect("/f"))
+    allowed: Any
+    for allowed in (0, False):
+        with pytest.raises(hctef.HctefNetworkError, match="302"):
+            opened(other, retries=urllib3.Retry(5, redirect=allowed))
+    for allowed in (1, True, None):
+        with opened(other, retries=urllib3.Retry(5, redirect=allowed)) as file:
+            check_all(file)
+
+
 def test_credentials_do_not_cross_hosts(range_server: RangeServer, url: str) -> None:
     """Authorization, Cookie, and what looks like a key."""
     with RangeServer() as origin:
