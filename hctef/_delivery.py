@@ -82,7 +82,7 @@ class Delivery(Storing):
     def step(self, generator: PlanGen[Any], value: Any, error: BaseException | None) -> Step:
         """A generator's next step. Where it fails, by an interrupt perhaps, what it has just claimed is given back:
         nobody else knows of that yet."""
-        if self.later:  # pins, perhaps, of what this step would evict
+        if self.later or self.cache.dropped:  # pins, perhaps, of what this step would evict
             self._do_later()
         fresh = self.cache.fresh
         try:
@@ -110,8 +110,20 @@ class Delivery(Storing):
             pass
 
     def _do_later(self) -> None:
+        # Each is done before it is forgotten: an interrupt may come in between, and twice is as good as once.
+        while self.cache.dropped:
+            held = self.cache.dropped[0].held
+            if held is not None:
+                self.let_go(held)
+            self.cache.dropped.popleft()
         while self.later:
-            self.later.popleft()()
+            action = self.later[0]
+            try:
+                action()
+            except Exception:
+                self.later.popleft()
+                raise
+            self.later.popleft()
 
     # transfers
 

@@ -9,7 +9,9 @@ System", 1968). Not thread-safe: its owner holds the lock.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import weakref
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -164,17 +166,42 @@ def _wake(futures: Iterable[Future[None]]) -> None:
 _at, _start = attrgetter("at"), attrgetter("start")
 
 
-class Pin:
-    """Keeps the pages of `[start, stop)` from being evicted."""
+class Held:
+    """Pages that may not be evicted: those of `[start, stop)`."""
 
-    __slots__ = ("brief", "kept", "start", "stop")
+    __slots__ = ("brief", "dropped", "kept", "start", "stop")
 
     def __init__(self, start: int, stop: int, *, brief: bool) -> None:
         """`brief`: for as long as a read takes. They are many and soon gone: a sorted list of those of a moment costs
         less than to keep them in a tree."""
         self.start, self.stop, self.brief = start, stop, brief
         self.kept: list[ByteRange] = []
-        """Extents that would have been evicted but for this pin. Nobody looks at them again before it goes."""
+        """Extents that would have been evicted but for this. Nobody looks at them again before it goes."""
+        self.dropped: Dropped | None = None
+        """While somebody has a pin."""
+
+
+class Pin:
+    """Whoever has it keeps pages from being evicted: until it is given to `unpin`, or is there no longer."""
+
+    __slots__ = ("__weakref__", "held")
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+
+
+class Dropped(weakref.ref[Pin]):
+    """Of a pin that an interrupt lost on its way to its owner, or to `unpin`: between any two of Python's calls one may
+    come. But none comes between a last reference's end and what is told of it in C."""
+
+    __slots__ = ("_held",)
+
+    _held: Held
+
+    @property
+    def held(self) -> Held | None:
+        """None: it was lost before anything was held."""
+        return getattr(self, "_held", None)
 
 
 class IntervalCache:
@@ -185,9 +212,11 @@ class IntervalCache:
         self._whole: list[Claim] = []  # those that came whole and lay where others were claimed since
         self.fresh: list[Claim] = []
         """Those of the step that is being computed."""
-        self._holding: set[Pin] = set()
+        self.dropped: deque[Dropped] = deque()
+        """Of pins that nobody has any longer, and nobody has given to `unpin`."""
+        self._holding: set[Held] = set()
         self._held: IntervalTree | None = None  # these, by where they are; None: to be made of them
-        self._brief: list[Pin] = []  # by where they begin
+        self._brief: list[Held] = []  # by where they begin
         self._longest = 0  # of these, since there were none
         self._resident: deque[ByteRange] = deque()
         self._room = EXTENTS
@@ -245,62 +274,80 @@ class IntervalCache:
     # pinned
 
     def pin(self, start: int, stop: int, *, brief: bool = False) -> Pin:
-        """Keep `[start, stop)` from being evicted until `unpin` is given the result."""
-        pin = Pin(start, stop, brief=brief)
+        """Keep `[start, stop)` from being evicted until `unpin` is given the result, or that is dropped."""
+        held = Held(start, stop, brief=brief)
+        pin = Pin(held)
+        held.dropped = Dropped(pin, self.dropped.append)
+        held.dropped._held = held
         if brief:
-            insort(self._brief, pin, key=_start)
+            insort(self._brief, held, key=_start)
             self._longest = max(self._longest, stop - start)
         else:
-            self._holding.add(pin)
-            try:
-                if self._held is not None:
-                    self._held.addi(start, stop, pin)
-            except BaseException:  # raised again: an interrupt has left it in pieces
-                self._held = None
-                raise
+            self.hold(held)
         return pin
+
+    def hold(self, held: Held) -> None:
+        """Keep pages from being evicted until `let_go` is given the same."""
+        self._holding.add(held)
+        with self._in_one_piece():
+            if self._held is not None:
+                self._held.addi(held.start, held.stop, held)
+
+    @contextlib.contextmanager
+    def _in_one_piece(self) -> Iterator[None]:
+        """Around what changes the tree: one that an interrupt has left in pieces is made anew."""
+        try:
+            yield
+        except BaseException as error:
+            self._held = None
+            lost = error.__context__ if isinstance(error, KeyError) else None
+            if lost is not None:  # intervaltree takes it for a failure of its own
+                raise lost from None
+            raise
 
     def unpin(self, pin: Pin) -> None:
         """Once is enough; more does nothing."""
-        if pin.brief:
+        self.let_go(pin.held)
+
+    def let_go(self, held: Held) -> None:
+        """See `unpin`, and `hold`."""
+        if held.brief:
             brief = self._brief
-            first, last = bisect_left(brief, pin.start, key=_start), bisect_right(brief, pin.start, key=_start)
-            if pin in brief[first:last]:
-                del brief[brief.index(pin, first, last)]
+            first, last = bisect_left(brief, held.start, key=_start), bisect_right(brief, held.start, key=_start)
+            if held in brief[first:last]:
+                del brief[brief.index(held, first, last)]
             if not brief:
                 self._longest = 0
         else:
-            self._holding.discard(pin)
-            try:
-                if self._held is not None:
-                    self._held.discardi(pin.start, pin.stop, pin)
-            except BaseException:  # as above
-                self._held = None
-                raise
-        kept, pin.kept = pin.kept, []
+            self._holding.discard(held)
+            if self._held is not None:
+                with self._in_one_piece():
+                    self._held.discardi(held.start, held.stop, held)
+        kept, held.kept = held.kept, []
         self._resident += kept
+        held.dropped = None
 
     def unpinned(self, whole: ByteRange) -> Iterator[ByteRange]:
         """The parts of `whole` that no pin holds."""
-        return (part for part, pin in self._parts(whole) if pin is None)
+        return (part for part, held in self._parts(whole) if held is None)
 
-    def _parts(self, whole: ByteRange) -> Iterator[tuple[ByteRange, Pin | None]]:
-        """`whole` in parts, each with a pin that holds all of it, or None where there is none."""
+    def _parts(self, whole: ByteRange) -> Iterator[tuple[ByteRange, Held | None]]:
+        """`whole` in parts, each with what holds all of it, or None where nothing does."""
         at = whole.start
-        for pin in self._pins(whole):
-            if pin.start > at:
-                yield ByteRange(at, pin.start), None
-                at = pin.start
-            if pin.stop > at:
-                end = min(pin.stop, whole.stop)
-                yield ByteRange(at, end), pin
+        for held in self._holders(whole):
+            if held.start > at:
+                yield ByteRange(at, held.start), None
+                at = held.start
+            if held.stop > at:
+                end = min(held.stop, whole.stop)
+                yield ByteRange(at, end), held
                 at = end
             if at == whole.stop:
                 return
         yield ByteRange(at, whole.stop), None
 
-    def _pins(self, whole: ByteRange) -> Iterator[Pin]:
-        """The pins that may hold bytes of `whole`, by where they begin."""
+    def _holders(self, whole: ByteRange) -> Iterator[Held]:
+        """What may hold bytes of `whole`, by where that begins."""
         brief = self._brief
         first = bisect_right(brief, whole.start - self._longest, key=_start)
         last = bisect_left(brief, whole.stop, first, key=_start)
@@ -310,7 +357,7 @@ class IntervalCache:
         if self._held is None:
             from intervaltree import IntervalTree  # noqa: PLC0415  # 5 ms of `import hctef`: few hold anything
 
-            self._held = IntervalTree.from_tuples((pin.start, pin.stop, pin) for pin in self._holding)
+            self._held = IntervalTree.from_tuples((each.start, each.stop, each) for each in self._holding)
         held = (each.data for each in self._held.overlap(*whole))
         return heapq.merge(sorted(held, key=_start), found, key=_start)
 
@@ -337,8 +384,8 @@ class IntervalCache:
                 self._resident.append(extent)
                 continue
             free: list[ByteRange] = []
-            for part, pin in self._parts(extent):
-                (free if pin is None else pin.kept).append(part)
+            for part, held in self._parts(extent):
+                (free if held is None else held.kept).append(part)
             while free:
                 part = free.pop(0)
                 try:

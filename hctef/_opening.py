@@ -354,7 +354,7 @@ class Opening:
                 yield Fill(begin, bytes(whole[begin : begin + PIECE]))
         if at:
             planner.mark(0, at)
-            planner.pin(0, at)  # it could not be fetched again in parts
+            planner.keep(0, at)  # it could not be fetched again in parts
         return True
 
     def _check_end(self, head: Head, size: int) -> PlanGen[None]:

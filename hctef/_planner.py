@@ -81,7 +81,7 @@ class Planner(Streaming):
             else:
                 self.stats.misses += 1
             if self.pager is not None and (hold or not self.pages.resident(start, stop)):
-                yield Wait(self.pager.read(ByteRange(start, stop), pin if hold else None))
+                yield Wait(self.pager.read(ByteRange(start, stop), pin.held if hold else None))
                 self._check_open()
         except BaseException:
             self.unpin(pin)

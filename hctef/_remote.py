@@ -233,7 +233,7 @@ class Remote:
         self._exported = True
         if self.size:
             with self.driver.lock:
-                self.planner.pin(0, self.size)
+                self.planner.keep(0, self.size)
 
     def resident_ranges(self) -> list[tuple[int, int]]:
         with self.driver.lock:

@@ -16,7 +16,7 @@ from typing import Protocol
 from hctef._arena import Arena
 from hctef._disk import DiskCache
 from hctef._gaps import Gaps
-from hctef._intervals import IntervalCache, Pin
+from hctef._intervals import Held, IntervalCache, Pin
 from hctef._link import Link
 from hctef._memory import free_memory
 from hctef._options import Options
@@ -215,10 +215,18 @@ class Residency:
 
     def unpin(self, pin: Pin | None) -> None:
         if pin is not None:
-            self.cache.unpin(pin)
-            if self.pager is not None:
-                self.pager.let_go(pin)
-            self.trim()
+            self.let_go(pin.held)
+
+    def let_go(self, held: Held) -> None:
+        """Nobody keeps that from being evicted any longer."""
+        self.cache.let_go(held)
+        if self.pager is not None:
+            self.pager.let_go(held)
+        self.trim()
+
+    def keep(self, start: int, stop: int) -> None:
+        """Keep pages from being evicted for ever."""
+        self.cache.hold(Held(start - start % PAGE, -(-stop // PAGE) * PAGE, brief=False))
 
     def keep_touched(self, at: int) -> None:
         """A thread is blocked at byte `at`: keep that page for a while. What it touches in the same instruction would

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import random
@@ -19,9 +20,13 @@ import pytest
 import trustme
 
 import hctef
+from hctef import _views
 from hctef._delivery import Delivery
 from hctef._interrupts import is_handlers
+from hctef._intervals import IntervalCache
 from hctef._pools import plain_pools
+from hctef._remote import Remote, _Waiting
+from hctef._residency import Residency
 from hctef._slots import Slots
 from hctef._storing import Storing
 from tests.helpers import pattern, wait_until
@@ -209,12 +214,11 @@ def interrupted(action: Callable[[], object], code: CodeType, lines: int) -> boo
 
     sys.settrace(lambda frame, _, __: line if frame.f_code is code else None)
     try:
-        action()
-    except KeyboardInterrupt:
-        return True
+        with contextlib.suppress(KeyboardInterrupt):
+            action()
     finally:
         sys.settrace(None)
-    return False
+    return not left
 
 
 def settle(reader: hctef.HttpFile | hctef.RemoteBuffer) -> None:
@@ -234,6 +238,47 @@ def test_no_slot_is_lost(url: str, function: Any) -> None:
         if not came:
             break
     assert lines > 2
+
+
+ON_THE_WAY = [
+    IntervalCache.let_go,
+    IntervalCache.pin,
+    Residency.unpin,
+    Residency.let_go,
+    Remote.load,
+    Remote.unpin,
+    Delivery._do_later,
+    _views._Pinned.__init__,
+    _views._kept,
+    _views.loaded_view,
+    _views.pinned_view,
+    _Waiting.__exit__,
+]
+"""Of a pin, to the view that has it, and back."""
+
+
+@pytest.mark.parametrize("function", ON_THE_WAY, ids=lambda function: function.__qualname__)
+@pytest.mark.parametrize("resident", [True, False])
+def test_no_page_is_pinned_for_ever(url: str, monkeypatch: pytest.MonkeyPatch, function: Any, resident: bool) -> None:
+    """What an interrupt lost is let go with the next step."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # in a `__release_buffer__`; pytest's keeps all there is
+
+    def use(buf: hctef.RemoteBuffer) -> None:
+        assert bytes(buf.view(MIB, MIB + 3000)) == DATA[MIB : MIB + 3000]
+        assert buf[:5000] == DATA[:5000]
+
+    for lines in range(1, 40):
+        with hctef.RemoteBuffer(url, paging="fill") as buf:
+            if resident:
+                buf.prefetch([(0, 2 * MIB)])
+            came = interrupted(functools.partial(use, buf), function.__code__, lines)
+            gc.collect()
+            settle(buf)
+            buf.evict()
+            assert buf.resident_bytes == 0
+        if not came:
+            break
+    assert lines > 1
 
 
 def test_no_claim_is_left_with_nobody(range_server: RangeServer, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import hctef._planner
 import hctef._wishes
 from hctef._arena import AnonymousArena
 from hctef._http import Head
-from hctef._intervals import Claim, IntervalCache, Pin
+from hctef._intervals import Claim, Held, IntervalCache
 from hctef._link import Link
 from hctef._opening import Opening
 from hctef._options import Options
@@ -539,14 +539,14 @@ def test_what_is_not_pinned(pins: list[tuple[ByteRange, bool, bool]], whole: Byt
     assert free == coalesce((at, at + 1) for at in set(range(*whole)) - held)
 
 
-class CountedPin(Pin):
+class CountedHeld(Held):
     """Counts how often one is looked at."""
 
     looks = 0
 
     @property
     def stop(self) -> int:
-        CountedPin.looks += 1
+        CountedHeld.looks += 1
         return self._stop
 
     @stop.setter
@@ -567,11 +567,11 @@ class CountedPages(PageTable):
 @pytest.mark.parametrize("brief", [True, False])
 def test_what_is_pinned_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, brief: bool) -> None:
     """Each time something comes or is let go there is too much in memory, most of which many readers have pinned."""
-    monkeypatch.setattr("hctef._intervals.Pin", CountedPin)
+    monkeypatch.setattr("hctef._intervals.Held", CountedHeld)
     cache, pages, count = IntervalCache(), CountedPages(200 * PAGE), 200
     extents = [ByteRange(at * PAGE, (at + 1) * PAGE) for at in range(count)]
     pins = [cache.pin(*extent, brief=brief) for extent in extents]
-    CountedPin.looks = CountedPages.looks = 0
+    CountedHeld.looks = CountedPages.looks = 0
     for extent in extents:
         cache.fetched(extent, pages)
         assert not list(cache.victims(pages))
@@ -579,7 +579,7 @@ def test_what_is_pinned_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, brief
         cache.unpin(pin)
         assert list(cache.victims(pages)) == [extent]
     assert CountedPages.looks == 2 * count
-    assert CountedPin.looks < 10 * count
+    assert CountedHeld.looks < 10 * count
 
 
 CASES = [
