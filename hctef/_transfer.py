@@ -118,6 +118,8 @@ class Requester:
         self.size_hidden = False
         """The server says `*` in place of the size; it was learnt in another way."""
         self.validator = Validator()
+        self._later = Validator()
+        """An ETag that came with a later response, where there was none on opening."""
         self._likeness = Likeness()
         self.hint = ""
         """What to say beside a 401 or 403: a copy that came by pickle lacks its credentials."""
@@ -351,6 +353,10 @@ class Requester:
         where, status = self.where(start, stop), head.status
         if status in (200, 206) and self._options.validate == "strict":
             check_version(self.validator, head, where)
+            if self._later.contradicts(head.validator):
+                check_version(self._later, head, where)
+            elif not self.validator.etag and head.validator.etag:
+                self._later = Validator(head.validator.etag)
         if status == 416 and head.unsatisfied_size() not in (None, self.size):
             message = (
                 f"{where}: the file changed: it had {self.size} bytes, now {head.unsatisfied_size()} ({CHANGED_HINT})"

@@ -533,6 +533,21 @@ def test_another_etag_is_a_change_though_the_server_ignores_conditions(
         file.read(10)
 
 
+@pytest.mark.parametrize("date", [None, "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_an_etag_that_comes_later_tells_versions_apart(range_server: RangeServer, date: str | None) -> None:
+    """From then on: where there was none on opening, none is needed, but another one is another version."""
+    url = range_server.add("f", DATA, etag=None, last_modified=date)
+    with opened(url, readahead="off") as file:
+        for etag_now in ('"v1"', None, '"v1"'):
+            range_server.add("f", DATA, etag=etag_now, last_modified=date)
+            file.evict()
+            check_all(file)
+        range_server.add("f", DATA[::-1], etag='"v2"', last_modified=date)
+        file.evict()
+        with pytest.raises(hctef.RemoteFileChangedError):
+            check_all(file)
+
+
 def test_the_size_changes(range_server: RangeServer) -> None:
     """With no validator at all the size is compared."""
     url = range_server.add("f", DATA, etag=None, last_modified=None)
