@@ -240,6 +240,11 @@ class Policy(Foresight):
                 behind += (part for part in parts if part.start < part.stop)
         # Who begins at the file's start most often reads on; all the more, who reads as much as a copy does.
         trust = FIRST_CHANCE if start else 1.0 if stop < COPY else 2.0
+        if self._is_alone and not self._follows and not self.paying:
+            # What most runs go on through, with the first miss; no more than that costs, since he waits for it.
+            ahead = min(self._worth(stop - start, trust), int(product))
+            block = self._clip(block.start, max(block.stop, stop + ahead))
+            run.edge = block.stop
         self._ahead(run, ByteRange(start, stop), trust, behind, traps)
         if not self.paying and block.length >= 4 * PAGE:
             self._blocks.lay(start, stop, block, self._link.round_trip, traps)
