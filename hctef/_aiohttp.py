@@ -57,8 +57,8 @@ class AiohttpTransport:
         self._own = options.session is None
         self._bare: aiohttp.ClientSession | None = None
         self.timeout = client_timeout(options.timeout)
-        connect = self.timeout.connect or self.timeout.sock_connect
-        self._patience = connect + self.timeout.sock_read if connect and self.timeout.sock_read else None
+        connect, read = self.timeout.connect, self.timeout.sock_read  # that with the wait for a free connection
+        self._patience = connect + read if connect and read else None
         """Seconds for a response's head: behind one that is only on its way (1xx) aiohttp waits for ever."""
         if self._own:
             shared = _sessions.get(self._loop)
@@ -187,7 +187,10 @@ class AiohttpExchange:
             head = _head(response)
             self._protocol = None if head.framed else getattr(response, "_protocol", None)
             return head
-        raise failure  # out here, without a context: aiohttp's error holds the URL and the request's headers
+        try:
+            raise failure  # out here, without a context: aiohttp's error holds the URL and the request's headers
+        finally:
+            del failure  # its traceback holds this frame
 
     async def receive(self, limit: int) -> bytes:
         response = self._response
@@ -206,7 +209,10 @@ class AiohttpExchange:
                 if rest:
                     return rest
             failure = translate(error)
-        raise failure  # as in `send`
+        try:
+            raise failure  # as in `send`
+        finally:
+            del failure
 
     def drop(self) -> None:
         response, self._response = self._response, None

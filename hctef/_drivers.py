@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from hctef._http import Head
-from hctef._interrupts import Interrupted, called
+from hctef._interrupts import called, interrupted
 from hctef._intervals import Claim
 from hctef._locks import Event, if_free, patience
 from hctef._planner import Planner
@@ -160,7 +160,7 @@ class Driver:
                         raise
                     # What close() broke off has not failed: it is not tried again, and no log speaks of it.
                     stopped = self._closing.is_set() and isinstance(raised, TransportError)
-                    error = Cancelled() if stopped else raised.error if isinstance(raised, Interrupted) else raised
+                    error = Cancelled() if stopped else interrupted(raised)
                     if type(step) is FetchPlan:  # here, for an interrupt may come before it is begun with
                         self._cancel(step)
                 step = None
@@ -253,7 +253,7 @@ class Driver:
                         break
                     except TimeoutError:
                         watch.tick()
-        return future.result()
+        return called(future.result)
 
     def _transfer(self, claim: Claim, watch: Watch | None = None) -> None:
         if claim.started:  # by another thread, perhaps with others of its batch

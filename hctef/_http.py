@@ -218,6 +218,8 @@ class Validator(NamedTuple):
     last_modified: str | None = None
 
     def __str__(self) -> str:
+        if self.etag and self.etag.startswith("W/") and self.last_modified:
+            return f"ETag {self.etag} of {self.last_modified}"
         if self.etag:
             return f"ETag {self.etag}"
         return f"Last-Modified {self.last_modified}" if self.last_modified else "none"
@@ -235,9 +237,11 @@ class Validator(NamedTuple):
 
     def agrees(self, other: Validator) -> bool:
         """Whether `other` (of a later response) is the same version, as far as this one can tell. Where a weak ETag
-        stays, the bytes may be others (section 8.8.1): the date must stay too."""
+        stays, the bytes may be others (section 8.8.1): the date is not to be another one."""
         if self.etag and (other.etag != self.etag or not self.etag.startswith("W/")):
             return other.etag == self.etag
+        if self.etag and other.last_modified is None:
+            return True
         return self.last_modified is None or other.last_modified == self.last_modified
 
     def contradicts(self, other: Validator) -> bool:

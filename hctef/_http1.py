@@ -13,8 +13,10 @@ requests that were not answered is never used for anything else.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
+import math
 import socket
 import ssl
 import sys
@@ -26,7 +28,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from hctef._heads import Expected, PlainHead, PlainHeaders, alike, head_end, plain_head, template
-from hctef._interrupts import called, is_handlers
+from hctef._interrupts import called
 from hctef._ranges import ByteRange
 from hctef._replay import drained, replayed, stop_receiving
 
@@ -46,6 +48,10 @@ SEGMENT = 64 * 1024
 """Bytes: the longest segment (over loopback), the last of which a sender may hold back."""
 
 _LINUX = sys.platform == "linux"
+
+
+class TimedOut(TimeoutError):
+    """A receive's own timeout is over, and nothing was lost."""
 
 
 class PlainResponse:
@@ -107,8 +113,8 @@ class PlainResponse:
                 _acknowledge(self.sock)
             try:
                 came = self._connection.receive(room[count:], least - count)
-            except TimeoutError as error:
-                if not count or is_handlers(error):
+            except TimedOut:
+                if not count:
                     raise
                 break  # what came, though it came slowly
             if not came:
@@ -270,15 +276,18 @@ class _Plain:
         least = min(least, WAKE_MOST) - sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) if gathers else 1
         least = least if least >= WAKE_LEAST else 1
         self._wake_at(sock, least)
+        began = time.monotonic()
         try:
             count: int = called(sock.recv_into, room)
-        except TimeoutError as error:
-            if least == 1 or is_handlers(error):
-                raise
+        except TimeoutError:
+            if time.monotonic() - began < 0.9 * (sock.gettimeout() or math.inf):
+                raise  # a handler's, of which nothing else shows: bytes may be lost with it
+            if least == 1:
+                raise TimedOut("timed out") from None
             try:
                 count = self._receive_now(room)  # what came, though it came slowly
             except BlockingIOError:
-                raise TimeoutError("timed out") from None
+                raise TimedOut("timed out") from None
         return count
 
     def close(self) -> None:
@@ -339,9 +348,11 @@ class _Plain:
                 came = 0
                 try:
                     came = self._receive_now(view[end:])
-                except OSError as error:  # nothing is there, or what went wrong the next receive finds too
-                    if is_handlers(error):
-                        raise
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    pass  # nothing is there
+                except OSError:  # bytes may be lost with it: the next receive is to fail
+                    with contextlib.suppress(OSError):
+                        stop_receiving(connection.sock)
                 if not came:
                     break
                 end += came

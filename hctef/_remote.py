@@ -20,6 +20,7 @@ from typing import Any
 from hctef._arena import AnonymousArena
 from hctef._drivers import Driver
 from hctef._http import Validator
+from hctef._interrupts import Interrupted, Unwrapped
 from hctef._intervals import Pin
 from hctef._link import Link
 from hctef._locks import release_all, take
@@ -52,6 +53,8 @@ class Remote:
         if not callable(source):
             self.planner.use_link(_line(parse_url(source).origin))
         self.planner.requester.hint = hint
+        self.is_a_files = False
+        """It was opened by a file, whose defaults its options have."""
         self.driver = Driver(self.planner, Urllib3Transport(options))
         self.readers: weakref.WeakSet[Any] = weakref.WeakSet()
         """Those that count hits for `stats`."""
@@ -70,7 +73,7 @@ class Remote:
         """Find the size and the validator. See `Opening.run` for what it raises."""
         try:
             watch = self.watch()
-            with watch or UNWATCHED:
+            with watch or UNWATCHED, Unwrapped():
                 self.driver.run(Opening(self.planner, watch).run(), watch=watch)
         except BaseException:
             self.driver.close()
@@ -214,7 +217,7 @@ class Remote:
         """See `Planner.stream`."""
         watch = self.watch((start, stop))
         pieces = self.driver.iterate(self.planner.stream(start, stop), watch=watch)
-        with watch or UNWATCHED, closing(pieces):
+        with Unwrapped(), watch or UNWATCHED, closing(pieces):
             while True:
                 with self.waiting():  # not around the yield: what the consumer does takes time of his own
                     piece = next(pieces, None)
@@ -286,6 +289,8 @@ class _Waiting:
         stats.seconds_waited += seconds  # no lock: the garbage collector may be who throws a coroutine away
         if kind is Cancelled:
             raise ValueError(CLOSED) from None
+        if isinstance(error, Interrupted):
+            raise error.error from None
 
 
 def _check_waiting(drivers: weakref.WeakKeyDictionary[Any, Any], future: Future[None]) -> None:

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import urllib3
 from urllib3.util.response import assert_header_parsing
 
+from hctef._interrupts import is_handlers
+
 
 def stop_receiving(sock: Any) -> None:
     """Make a receive that waits in another thread fail. Not by `SSLSocket.shutdown`, which takes TLS away first: that
@@ -103,8 +105,9 @@ def drained(body: _Body, sock: Any, seconds: float) -> None:
             sock.settimeout(remaining)
             if not body.read(left):
                 return
-    except TimeoutError:
-        pass
+    except TimeoutError as error:
+        if is_handlers(error):
+            raise
     finally:
         with contextlib.suppress(OSError):  # it was closed
             sock.settimeout(usual)

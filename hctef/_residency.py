@@ -219,9 +219,9 @@ class Residency:
 
     def let_go(self, held: Held) -> None:
         """Nobody keeps that from being evicted any longer."""
-        self.cache.let_go(held)
-        if self.pager is not None:
+        if self.pager is not None:  # first: of what is let go here, no interrupt can remind anybody
             self.pager.let_go(held)
+        self.cache.let_go(held)
         self.trim()
 
     def keep(self, start: int, stop: int) -> None:

@@ -52,6 +52,9 @@ class Slots:
         except BaseException:
             if turn is not None:
                 turn.cancel()
+                for queue in (self._urgent, self._queue):
+                    if turn in queue:
+                        queue.remove(turn)  # where giving it a slot was broken off, it would be given another
             self.holders.discard(holder)  # it was our turn already
             self.give()
             raise
@@ -67,7 +70,8 @@ class Slots:
             if each is turn:
                 self._urgent.append(each)
                 self._queue.remove(each)
-                return
+                break
+        self.give()
 
     def give(self) -> None:
         """Give what is free to who waits."""

@@ -28,6 +28,7 @@ class SyncReader(Reader):
         self._source = url
         self._options = self._checked(options)
         remote = Remote(url, self._options)
+        remote.is_a_files = not self._buffer
         remote.open()
         self._attach(remote)
 
@@ -43,6 +44,7 @@ class SyncReader(Reader):
                 size, validator, hint = pickled.size, pickled.validator, pickled.hint
                 position = self._position
                 remote = Remote(self._source, self._options, hint)
+                remote.is_a_files = not self._buffer
                 remote.open()
                 remote.retain()
                 try:
@@ -130,7 +132,7 @@ class SyncReader(Reader):
         options = remote.options.changed()
         options.pop("pool", None)
         options.pop("session", None)  # of an asynchronous file's, whose pages these are
-        if options.get("prefetch_bytes") == FILE_PREFETCH_BYTES:  # a file's default; of its buffer's pages too
+        if remote.is_a_files and options.get("prefetch_bytes") == FILE_PREFETCH_BYTES:
             del options["prefetch_bytes"]  # a copy, one of many perhaps, knows the size, and reads what it was made for
         if not portable(remote.options.progress):
             del options["progress"]

@@ -203,8 +203,9 @@ class Requester:
                 self._target, target = None, url  # what the redirect gave us has expired: ask for another
                 continue
             if head.status in EXPIRED and not renewed and (callable(headers) or callable(self._source)):
-                renewed, hops, self._target = True, 0, None
+                hops, self._target = 0, None
                 known = self._url if callable(self._source) and self._url is not url else None  # to another reader
+                renewed = known is None
                 url = target = known or (yield from self.resolve())
                 continue
             if retry and attempts.retryable(head):

@@ -10,6 +10,7 @@ import http.client
 import itertools
 import logging
 import math
+import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +24,7 @@ from urllib3.util import Timeout
 from hctef._heads import PlainHeaders
 from hctef._http import OURS, Head, range_header
 from hctef._http1 import PlainResponse
-from hctef._interrupts import Interrupted, is_handlers
+from hctef._interrupts import Interrupted, handlers_error
 from hctef._options import Options
 from hctef._pools import PlainPool, shared_pool
 from hctef._proxies import environment_proxy
@@ -214,7 +215,7 @@ class Urllib3Exchange:
             raise TransportError("stopped by another thread")
         self._method, headers = request.method, PlainHeaders(request.headers)
         headers.started, headers.expects = self._started, request.expects
-        then: list[Send] = []
+        then, besides = list[Send](), sys.exception()
         pool: PlainPool | None = None
         try:
             pool = self._transport.plain(request.url)
@@ -226,7 +227,7 @@ class Urllib3Exchange:
         except HctefUrlError:
             raise
         except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
-            self._heed(error)
+            self._heed(error, besides)
             doubted = self._sock is not None and self._doubt(pool, headers)
             if doubted and not isinstance(error, ReadTimeoutError | TimeoutError):  # who waited that long is told
                 return self.send(request)
@@ -235,7 +236,10 @@ class Urllib3Exchange:
             return self._answered(request, headers, pool, response, then)
         finally:
             self._sock = None
-        raise failure  # out here, without a context: urllib3's error may hold the URL
+        try:
+            raise failure  # out here, without a context: urllib3's error may hold the URL
+        finally:
+            del failure  # its traceback holds this frame, and those that called it
 
     def _answered(
         self,
@@ -309,6 +313,7 @@ class Urllib3Exchange:
         self._ahead.popleft()
         following: PlainResponse | None = None
         failure: TransportError | None = None
+        besides = sys.exception()
         try:
             if response.left <= DRAIN_BYTES:
                 response.drain(UNPROVEN_SECONDS)
@@ -317,7 +322,7 @@ class Urllib3Exchange:
             patience = max(self._patience, PROVEN_SECONDS if pool.pipelines else UNPROVEN_SECONDS)
             following = response.follow(patience, request.expects)
         except _BROKEN as error:
-            self._heed(error)
+            self._heed(error, besides)
             self._close()
             if self._aborted:
                 failure = translate(error)
@@ -341,7 +346,10 @@ class Urllib3Exchange:
             pool.pipelines = False
             log.info("the server does not answer pipelined requests in their order: they are sent one by one")
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure
         return None
 
     def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
@@ -367,28 +375,31 @@ class Urllib3Exchange:
         return count
 
     def receive(self, limit: int) -> bytes:
-        response = self._response
+        response, besides = self._response, sys.exception()
         if response is None:
             return b""
         try:
             return response.read(limit)
         except _BROKEN as error:
-            self._heed(error)
+            self._heed(error, besides)
             self._was_cut()
             failure = translate(error)
         except BaseException:  # as below
             self._close()
             raise
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure
 
     def receive_into(self, room: memoryview, least: int) -> int:
-        response = self._response
+        response, besides = self._response, sys.exception()
         if response is None:
             return 0
         try:
             count = response.readinto(room, least)
         except _BROKEN as error:
-            self._heed(error)
+            self._heed(error, besides)
             self._was_cut()
             failure = translate(error)
         except BaseException:  # raised again: bytes may be lost
@@ -398,15 +409,18 @@ class Urllib3Exchange:
             if not count and response.left:
                 self._was_cut()
             return count
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure
 
-    def _heed(self, error: Exception) -> None:
-        """Raises Interrupted: it is no failure of the connection, but what a signal's handler raised."""
-        if is_handlers(error):
+    def _heed(self, error: Exception, besides: BaseException | None = None) -> None:
+        """Raises Interrupted: it is no failure of the connection, but what a signal's handler raised. `besides`: see
+        `handlers_error`."""
+        found = handlers_error(error, besides)
+        if found is not None:
             self._close()
-            while error.args and isinstance(error.args[-1], Exception):  # urllib3 has put its own around it
-                error = error.args[-1]
-            raise Interrupted(error) from None
+            raise Interrupted(found) from None
 
     def _was_cut(self) -> None:
         """A body was. A server that closes with requests unread may lose what it had sent (RFC 9112 section 9.6): where
@@ -425,8 +439,8 @@ class Urllib3Exchange:
             return
         # http.client reads no body of these: what came would pass for the next response.
         bodiless = response.status < 200 or response.status in (204, 304) or self._method == "HEAD"
-        left = response.left
-        with contextlib.suppress(*_BROKEN):
+        left, besides = response.left, sys.exception()
+        try:
             if not bodiless and left is not None and left <= DRAIN_BYTES:
                 if left:
                     response.drain(DRAIN_SECONDS)
@@ -434,7 +448,11 @@ class Urllib3Exchange:
                     with self._giving_back:
                         response.release()
                         self._response = None
-        self._close()
+        except _BROKEN as error:
+            self._heed(error, besides)
+            log.debug("a response could not be put away", exc_info=True)
+        finally:
+            self._close()
 
     def abort(self) -> None:
         self._aborted = True

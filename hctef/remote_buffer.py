@@ -346,11 +346,12 @@ class RemoteBuffer(SyncReader):
         """Fetch all of the file, for a view that nobody keeps account of."""
         if self._filled:
             return
-        limit, hint = remote.options.max_export_bytes, f"a view of all of it is fetched first ({_why(remote)})"
-        if remote.size > limit:
-            raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}: {_PART}")
-        if remote.resident_bytes < remote.size > (remote.options.max_resident_bytes or remote.size):
-            raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}: {_PART}")
+        if remote.resident_bytes < remote.size:
+            limit, hint = remote.options.max_export_bytes, f"a view of all of it is fetched first ({_why(remote)})"
+            if remote.size > limit:
+                raise BufferError(f"{remote.size} bytes are more than max_export_bytes, {limit}: {hint}: {_PART}")
+            if remote.size > (remote.options.max_resident_bytes or remote.size):
+                raise BufferError(f"{remote.size} bytes are more than max_resident_bytes: {hint}: {_PART}")
         watch = remote.watch((0, remote.size))
         with watch or UNWATCHED:
             pin = remote.load(0, remote.size, watch)

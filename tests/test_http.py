@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -240,6 +241,7 @@ def test_conditions_follow_the_validator(seen: Validator, conditions: dict[str, 
         (Validator('W/"a"'), {"etag": 'W/"b"'}, True),
         (Validator('W/"a"', "Mon"), {"etag": 'W/"a"', "last-modified": "Mon"}, False),
         (Validator('W/"a"', "Mon"), {"etag": 'W/"a"', "last-modified": "Tue"}, True),
+        (Validator('W/"a"', "Mon"), {"etag": 'W/"a"'}, False),
         (Validator('"a"', "Mon"), {"etag": '"a"', "last-modified": "Tue"}, False),
         (Validator(None, "Mon"), {"last-modified": "Tue"}, True),
         (Validator(None, "Mon"), {}, True),
@@ -249,8 +251,11 @@ def test_conditions_follow_the_validator(seen: Validator, conditions: dict[str, 
 def test_versions_are_told_apart(seen: Validator, headers: dict[str, str], changed: bool) -> None:
     """A validator that is missing later is a change."""
     if changed:
-        with pytest.raises(RemoteFileChangedError, match="validate='size'"):
+        with pytest.raises(RemoteFileChangedError, match="validate='size'") as caught:
             check_version(seen, Head(206, headers), "u")
+        found = re.search(r"it was (.*), now it is (.*) \(", str(caught.value))
+        assert found is not None
+        assert found[1] != found[2]
     else:
         check_version(seen, Head(206, headers), "u")
 

@@ -149,6 +149,8 @@ def test_a_copy_fetches_nothing_on_open(range_server: RangeServer, url: str) -> 
         with hctef.HttpFile(url, **given) as file:
             wait_until(lambda file=file, least=least: file.resident_bytes >= (least or len(DATA)))  # type: ignore[misc]
             pickled = [pickle.dumps(file), pickle.dumps(file.buffer)]
+        with hctef.RemoteBuffer(url, prefetch_bytes=1 << 20) as buf, pickle.loads(pickle.dumps(buf)) as again:
+            assert again._options.prefetch_bytes == 1 << 20
         for data in pickled:
             range_server.forget()
             with pickle.loads(data) as other:

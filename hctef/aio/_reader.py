@@ -54,6 +54,7 @@ class AsyncReader(Reader):
             return self
         options = within_limits(self._options)
         remote = Remote(self._source, options)
+        remote.is_a_files = not self._buffer
         driver = AsyncDriver(remote.planner, remote.driver.lock, AiohttpTransport(options))
         driver.holds += 1
         try:
