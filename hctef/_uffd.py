@@ -194,6 +194,20 @@ def copy(fd: int, start: int, source: int, length: int) -> list[tuple[int, int]]
     return unmapped
 
 
+_ANYTHING = ctypes.create_string_buffer(PAGE)
+NOWHERE = 16 * PAGE
+"""An address at which nothing is registered: systems keep the first pages from being mapped."""
+
+
+def lives(fd: int) -> bool:
+    """Whether the memory of the descriptor's process is still there: not once it has ended, or runs another program."""
+    try:
+        copy(fd, NOWHERE, ctypes.addressof(_ANYTHING), PAGE)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def poison(fd: int, start: int, length: int) -> None:
     """Make touches of the absent pages of a range a SIGBUS, those that wait too. Raises OSError where it cannot be."""
     done = 0

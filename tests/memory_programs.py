@@ -429,6 +429,43 @@ def while_helpers_die(url: str) -> None:
         check(in_child(read) == 0)
 
 
+def closed_descriptors(url: str) -> None:
+    """A child closes what it did not open, as daemons do: its pages come, and its parent's. Then the parent does: by a
+    next worker too, and what asks for more is told so."""
+    buf = hctef.RemoteBuffer(url, paging="fault", readahead="off", max_resident_bytes=1 << 20)
+    words = array_of(buf)
+    check(right(words, range(20)))
+
+    def daemon() -> None:
+        os.setsid()
+        pid = forked(grandchild)
+        os._exit(ended(pid))
+
+    def grandchild() -> None:
+        os.closerange(3, 1024)
+        time.sleep(0.3)
+        check(right(words, places(30, len(words), 1)))
+        time.sleep(1.5)  # as long as it takes to look again whether somebody is there
+        check(right(words, places(30, len(words), 2)))
+
+    check(in_child(daemon) == 0)
+    check(right(words, places(30, len(words), 1)))
+    check(right(words, places(30, len(words), 3)))
+    before = helpers(os.getpid())
+    assert before is not None
+    os.closerange(3, 1024)
+    time.sleep(0.1)
+    check(right(words, places(30, len(words), 4)))
+    os.kill(before[1], signal.SIGKILL)
+    check(right(words, places(30, len(words), 5)))
+    try:
+        buf[len(buf) // 2 : len(buf) // 2 + 10]
+    except hctef.PagerError:
+        pass
+    else:
+        check(condition=False)
+
+
 def at_exit(url: str) -> None:
     """What reads as the interpreter ends, when modules are gone, reads right bytes."""
 
@@ -494,6 +531,7 @@ PROGRAMS: dict[str, Callable[[str], None]] = {
         not_allowed_in_the_child,
         room_in_the_child,
         while_helpers_die,
+        closed_descriptors,
         at_exit,
         across_pages,
     )

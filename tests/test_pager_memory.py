@@ -303,6 +303,7 @@ PROGRAMS = [
     "beside_programs",
     "room_in_the_child",
     "while_helpers_die",
+    "closed_descriptors",
     "at_exit",
     "across_pages",
 ]

@@ -15,6 +15,7 @@ can start others, and the thread waits for ever; docs/pager.md says more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import select
@@ -29,7 +30,7 @@ from hctef._faulting import Mapping
 from hctef._locks import Waiter
 from hctef.exceptions import PagerError
 from hctef.pager import wire
-from hctef.pager.conversation import LINGER_SECONDS, Conversation, Request
+from hctef.pager.conversation import LINGER_SECONDS, ROBBED, Conversation, Request, Robbed
 from hctef.pager.helpers import START_SECONDS, Helpers
 from hctef.pager.link import Link
 
@@ -74,6 +75,8 @@ class Client(Conversation):
         """Send a request soon. The future has its reply, or raises what the reply says. Raises PagerError."""
         if sys.is_finalizing():  # the thread stands still by now
             raise PagerError("the interpreter ends, and its pager's thread with it")
+        if self._robbed:
+            raise PagerError(ROBBED)
         with self._guard:
             self._posted.append(Request(link, {**message, "link": link.name}, future))
             if self._rests() and (not self._forks or threading.get_ident() in self._forks):
@@ -95,8 +98,11 @@ class Client(Conversation):
         self._poke()
 
     def _poke(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             os.eventfd_write(self._wake, 1)
+        except OSError as error:
+            if error.errno == errno.EBADF and self._wake >= 0 and not self._robbed:
+                self._give_up()
 
     def _start(self) -> None:
         """With the guard. Raises RuntimeError; and KeyboardInterrupt, when the thread may begin later."""
@@ -137,6 +143,9 @@ class Client(Conversation):
                 self._turn(wait=not self._stop)
                 if self._stop or self._over():
                     return
+            except Robbed:
+                self._give_up()
+                return
             except Exception:  # noqa: BLE001  # whatever it is: nobody may wait for ever, for an answer or for a page
                 self._begin_anew()
                 if self._stop:
@@ -180,6 +189,8 @@ class Client(Conversation):
             return
         self._stop = True
         self._poke()
+        if self._robbed:  # it waits for what is closed, perhaps for ever
+            return
         try:
             with contextlib.suppress(RuntimeError):  # a signal's handler forks in the midst of its start
                 thread.join()
@@ -258,6 +269,8 @@ class Client(Conversation):
         try:
             while not (self._is_settled() or self._pause) and time.monotonic() < give_up:
                 self._turn(wait=False)
+        except Robbed:
+            self._give_up()
         except Exception:  # noqa: BLE001  # as in `_converse`: the thread tries again
             self._begin_anew()
 

@@ -27,6 +27,8 @@ from hctef.pager import wire
 from hctef.pager.helpers import Helpers, start_helpers
 from hctef.pager.link import Link, settle
 
+ROBBED = "this program has closed descriptors of hctef's, as daemons do"
+
 LINGER_SECONDS = 1.0
 """The helpers outlive the last mapping by this: the next file is often opened at once, and a start takes 0.1 s."""
 
@@ -34,6 +36,10 @@ REFUSED_SECONDS = 1.0
 
 PAUSE_MOST = 10.0
 """Seconds between attempts to start helpers, at the most."""
+
+
+class Robbed(Exception):
+    """The program has closed descriptors that it did not open."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +70,8 @@ class Conversation:
         self._pause, self._again_at = 0.0, 0.0
         self._idle_since: float | None = None
         """Since when nothing is attached."""
+        self._robbed = False
+        """Of its descriptors."""
 
     # hearing and saying
 
@@ -133,7 +141,10 @@ class Conversation:
             due.append(now)  # for `_over` to see it
         if self._idle_since is not None and (self._helpers is not None or not self._left):
             due.append(self._idle_since + LINGER_SECONDS)
-        return {fd for fd, _ in poll.poll(max(0.0, min(due) - now) * 1000 + 1 if due else None)}
+        found = poll.poll(max(0.0, min(due) - now) * 1000 + 1 if due else None)
+        if any(events & select.POLLNVAL for _, events in found):
+            raise Robbed
+        return {fd for fd, _ in found}
 
     def _take(self, request: Request) -> None:
         """Something to be said, which is answered or not."""
@@ -351,6 +362,15 @@ class Conversation:
             if request.future is not None and request.message["op"] == "attach":
                 self._links.pop(request.link.name, None)
         return asked
+
+    def _give_up(self) -> None:
+        """Nothing can be said any longer. The worker goes on filling pages, for it has descriptors of its own."""
+        wire.say(f"hctef: {ROBBED}: pages come as before, requests are refused\n")
+        self._robbed = True
+        for request in self._give_up_asking():
+            settle(request.future, error=PagerError(ROBBED))
+        while self._posted:
+            settle(self._posted.popleft().future, error=PagerError(ROBBED))
 
     def _begin_anew(self) -> None:
         """Where an exception was caught that nobody thought of. It is shown, and who asked is told; the worker serves

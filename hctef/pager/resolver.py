@@ -233,6 +233,7 @@ class Resolver:
     def let_go(self, pin: Any) -> None:
         with self.driver.lock:
             self.planner.unpin(pin)
+        self.show()  # what it kept may be gone
 
     def _show_now_and_then(self, now: float) -> None:
         if now >= self._show_at:

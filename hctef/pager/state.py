@@ -22,6 +22,9 @@ class State:
     """What the supervisor keeps, and each worker begins with."""
 
     clients: dict[int, socket.socket] = field(default_factory=dict)
+    silent: set[int] = field(default_factory=set)
+    """Clients whose sockets' ends are closed, and whose memory is there yet: a program has closed descriptors that it
+    did not open, as daemons do. Their pages are filled as before; without userfaultfd they would become zeros."""
     links: dict[str, tuple[wire.Message, list[int]]] = field(default_factory=dict)
     """By link: what `attach` said, and the descriptors [memfd, table]."""
     uffds: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -49,9 +52,21 @@ class State:
                 self.clients[client] = socket.socket(fileno=descriptors[0])
             case "detach":
                 self.leave(message["link"], client)
+            case "silence":
+                self.silent.add(client)
+                self._hang_up(client)
             case "leave":
-                if client in self.clients:
-                    self.clients.pop(client).close()
+                self.silent.discard(client)
+                self._hang_up(client)
+
+    def _hang_up(self, client: int) -> None:
+        if client in self.clients:
+            self.clients.pop(client).close()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody needs the helpers."""
+        return bool(self.clients or self.silent)
 
     def leave(self, link: str, client: int) -> None:
         """A process has unmapped an arena: its descriptors go, and with the last one all of the link."""

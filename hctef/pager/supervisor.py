@@ -45,7 +45,7 @@ def main(fd: int) -> None:
         return
     gc.freeze()  # what is there now is shared with each worker: collections would copy it
     again, pause = False, 0.0
-    while state.clients:
+    while state.wanted:
         began = time.monotonic()
         try:
             pid, control = _fork(state, again=again)

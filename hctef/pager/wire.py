@@ -110,6 +110,13 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     return message, list(descriptors)
 
 
+def is_closed(sock: socket.socket) -> bool:
+    """Whether the other end is closed; whoever leaves on purpose only sends no more."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
 def taken(descriptors: list[int], count: int) -> list[int]:
     """The descriptors that a message must have come with. Raises PagerError: it did not."""
     if len(descriptors) < count:

@@ -37,6 +37,9 @@ CALLS = 64
 AGAIN_SECONDS = 1.0
 """A file that a new worker could not take over is tried again after these."""
 
+SILENT_SECONDS = 1.0
+"""After these it is looked again whether a client is there that says nothing any longer."""
+
 TIDY_SECONDS = 0.5
 """After a file went, until its parts, which refer to each other, are collected: its transfers have ended by then. Its
 mappings and descriptors would stay until the collector comes of itself, which may be never."""
@@ -73,13 +76,15 @@ class Worker:
             except (OSError, MemoryError) as error:
                 wire.say(f"hctef: the pager's new worker does not take over a file yet: {error}\n")
                 self._due = time.monotonic() + AGAIN_SECONDS
+        if state.silent:
+            self._due = time.monotonic() + SILENT_SECONDS
         if again:
             for client in list(state.clients):
                 self._say(client, {"again": True, "lost": state.lost})
 
     def run(self) -> None:
         """Until no client is left."""
-        while self._state.clients:
+        while self._state.wanted:
             timeout = None if self._due is None else max(0.0, self._due - time.monotonic())
             for key, events in self._selector.select(timeout):
                 now = self._selector.get_map().get(key.fd)
@@ -102,6 +107,11 @@ class Worker:
                 self._take_over(link, again=True)
             except (OSError, MemoryError):
                 waits.append(AGAIN_SECONDS)
+        for client in [client for client in self._state.silent if not self._lives(client)]:
+            self._state.silent.discard(client)
+            self._forget(client)
+        if self._state.silent:
+            waits.append(SILENT_SECONDS)
         if self._untidy:
             self._untidy = False
             gc.collect()
@@ -319,15 +329,28 @@ class Worker:
             self._dissolve(link)
 
     def _leave(self, client: int) -> None:
-        """A client's process has ended, or closed its end."""
+        """A client's process has ended, or left us, or something has closed its end."""
         sock = self._state.clients.pop(client)
         self._selector.unregister(sock)
         del self._outgoing[client]
+        if wire.is_closed(sock) and self._lives(client):
+            sock.close()
+            self._state.silent.add(client)
+            self._tell_supervisor({"op": "silence", "client": client}, [])
+            self._due = min(self._due or math.inf, time.monotonic() + SILENT_SECONDS)
+            return
+        self._forget(client)
+        self._departures.leave(client, sock)
+
+    def _lives(self, client: int) -> bool:
+        """Whether a client's memory is there, which was attached and never detached."""
+        return any(of == client and _uffd.lives(uffd) for (_, of), uffd in self._state.uffds.items())
+
+    def _forget(self, client: int) -> None:
         for link, of in list(self._state.uffds):
             if of == client:
                 self._detach(link, client, lambda: None)
         self._tell_supervisor({"op": "leave", "client": client}, [])
-        self._departures.leave(client, sock)
 
     # requests
 
