@@ -87,17 +87,17 @@ def alarm() -> Iterator[Callable[[type[BaseException] | None], None]]:
 def signalled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """SIGALRM comes when the main thread has received for so many more times, and what came is on its way out."""
     left = [0]
-    receive = socket.socket.recv_into
+    for kind in (socket.socket, ssl.SSLSocket):
 
-    def recv_into(sock: socket.socket, *arguments: Any) -> int:
-        count = receive(sock, *arguments)
-        if threading.current_thread() is threading.main_thread() and left[0]:
-            left[0] -= 1
-            if not left[0]:
-                signal.raise_signal(signal.SIGALRM)
-        return count
+        def recv_into(sock: socket.socket, *arguments: Any, receive: Any = kind.recv_into) -> int:
+            count: int = receive(sock, *arguments)
+            if threading.current_thread() is threading.main_thread() and left[0]:
+                left[0] -= 1
+                if not left[0]:
+                    signal.raise_signal(signal.SIGALRM)
+            return count
 
-    monkeypatch.setattr(socket.socket, "recv_into", recv_into)
+        monkeypatch.setattr(kind, "recv_into", recv_into)
     return left
 
 
@@ -164,26 +164,14 @@ def test_over_tls(ca: trustme.CA, ca_file: Path, signalled: list[int], alarm: An
     ca.issue_cert("localhost").configure_cert(context)
     with RangeServer(context) as server:
         url = server.add("f", DATA)
-        receive = ssl.SSLSocket.recv_into
-
-        def recv_into(sock: ssl.SSLSocket, *arguments: Any) -> int:
-            count = receive(sock, *arguments)
-            if threading.current_thread() is threading.main_thread() and signalled[0]:
-                signalled[0] -= 1
-                if not signalled[0]:
-                    signal.raise_signal(signal.SIGALRM)
-            return count
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ssl.SSLSocket, "recv_into", recv_into)
-            for count in (1, 2, 3, 5, 8):
-                with hctef.HttpFile(url, prefetch_bytes=0, pool=plain_pools(ca_certs=str(ca_file))) as file:
-                    alarm(TimeoutError)
-                    signalled[0] = count
-                    with pytest.raises(TimeoutError, match="took too long"):
-                        file.read()
-                    alarm(None)
-                    assert file.read() == DATA
+        for count in (1, 2, 3, 5, 8):
+            with hctef.HttpFile(url, prefetch_bytes=0, pool=plain_pools(ca_certs=str(ca_file))) as file:
+                alarm(TimeoutError)
+                signalled[0] = count
+                with pytest.raises(TimeoutError, match="took too long"):
+                    file.read()
+                alarm(None)
+                assert file.read() == DATA
 
 
 class Handler:
