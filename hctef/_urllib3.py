@@ -250,7 +250,6 @@ class Urllib3Exchange:
         then: list[Send],
     ) -> Head:
         """The head of the response to a request that was sent with `headers`; `then`: what may be sent behind it."""
-        self._sock = None
         if not isinstance(response, PlainResponse):
             self._response = response
             if (response.status == 400 or response.status >= 500) and self._doubt(pool, headers):
@@ -450,7 +449,7 @@ class Urllib3Exchange:
                         self._response = None
         except _BROKEN as error:
             self._heed(error, besides)
-            log.debug("a response could not be put away", exc_info=True)
+            log.debug("a response could not be put away: %s", type(error).__name__)
         finally:
             self._close()
 
