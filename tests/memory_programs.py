@@ -210,12 +210,12 @@ def view_in_the_child(url: str) -> None:
     expected, (begin, go), file = bytes(view), os.pipe(), os.memfd_create("file")
     held = mappings()[0].mode == "user-mode-only"
 
-    def resident() -> bool:
-        return any(start <= 80_000 < stop for start, stop in buf.resident_ranges())
+    def resident(to: int = 80_001) -> bool:
+        return any(start <= 80_000 and to <= stop for start, stop in buf.resident_ranges())
 
     def run() -> None:
         os.read(begin, 1)
-        wait_until(lambda: resident() == held)
+        wait_until(lambda: resident(160_000) if held else not resident())
         check(os.write(file, view) == len(view))
         check(os.pread(file, len(view), 0) == expected)
         view.release()

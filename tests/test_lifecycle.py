@@ -149,14 +149,18 @@ def test_a_copy_fetches_nothing_on_open(range_server: RangeServer, url: str) -> 
         with hctef.HttpFile(url, **given) as file:
             wait_until(lambda file=file, least=least: file.resident_bytes >= (least or len(DATA)))  # type: ignore[misc]
             pickled = [pickle.dumps(file), pickle.dumps(file.buffer)]
-        with hctef.RemoteBuffer(url, prefetch_bytes=1 << 20) as buf, pickle.loads(pickle.dumps(buf)) as again:
-            assert again._options.prefetch_bytes == 1 << 20
         for data in pickled:
             range_server.forget()
             with pickle.loads(data) as other:
                 assert other.read(100) == DATA[:100]
                 wait_until(lambda other=other, least=least: other.stats.bytes_fetched >= least)  # type: ignore[misc]
                 assert range_server.bytes_sent <= most
+
+
+def test_what_a_buffer_is_to_fetch_on_open_its_copy_is_too(url: str) -> None:
+    """It was asked for, though a file's default is as much."""
+    with hctef.RemoteBuffer(url, prefetch_bytes=1 << 20) as buf, pickle.loads(pickle.dumps(buf)) as again:
+        assert again._options.prefetch_bytes == 1 << 20
 
 
 def test_what_close_breaks_off_is_no_failure(range_server: RangeServer, caplog: pytest.LogCaptureFixture) -> None:
