@@ -177,20 +177,19 @@ class AiohttpExchange:
         except HctefUrlError:  # of the environment's proxy
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = translate(error, self._transport.hint)
+            failure = [translate(error, self._transport.hint)]
         except asyncio.CancelledError:  # by the session's close(), where it waited for a connection
             task = asyncio.current_task()
             if not self._transport.session.closed or (task is not None and task.cancelling()):
                 raise
-            failure = TransportError(CLOSED, final=True)
+            failure = [TransportError(CLOSED, final=True)]
         else:
             head = _head(response)
             self._protocol = None if head.framed else getattr(response, "_protocol", None)
             return head
-        try:
-            raise failure  # out here, without a context: aiohttp's error holds the URL and the request's headers
-        finally:
-            del failure  # its traceback holds this frame
+        # Out here, without a context: aiohttp's error holds the URL and the request's headers. And no variable is to
+        # hold it, in a circle with its traceback and this frame.
+        raise failure.pop()
 
     async def receive(self, limit: int) -> bytes:
         response = self._response
@@ -201,18 +200,15 @@ class AiohttpExchange:
             ended = self._protocol.exception() if not data and self._protocol is not None else None
             if ended is None or isinstance(ended, aiohttp.ServerDisconnectedError):
                 return data
-            failure = translate(ended)
+            failure = [translate(ended)]
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # The stream refuses to hand out what came before the break: it is asked for below its own check.
             with contextlib.suppress(TimeoutError):  # it looks at a ClientTimeout's `total` once more
                 rest: bytes = response.content._read_nowait(limit)
                 if rest:
                     return rest
-            failure = translate(error)
-        try:
-            raise failure  # as in `send`
-        finally:
-            del failure
+            failure = [translate(error)]
+        raise failure.pop()  # as in `send`
 
     def drop(self) -> None:
         response, self._response = self._response, None

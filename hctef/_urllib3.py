@@ -231,15 +231,14 @@ class Urllib3Exchange:
             doubted = self._sock is not None and self._doubt(pool, headers)
             if doubted and not isinstance(error, ReadTimeoutError | TimeoutError):  # who waited that long is told
                 return self.send(request)
-            failure = translate(error)
+            failure = [translate(error)]
         else:
             return self._answered(request, headers, pool, response, then)
         finally:
             self._sock = None
-        try:
-            raise failure  # out here, without a context: urllib3's error may hold the URL
-        finally:
-            del failure  # its traceback holds this frame, and those that called it
+        # Out here, without a context: urllib3's error may hold the URL. And no variable is to hold it, in a circle with
+        # its traceback and this frame.
+        raise failure.pop()
 
     def _answered(
         self,
@@ -311,7 +310,7 @@ class Urllib3Exchange:
             return None
         self._ahead.popleft()
         following: PlainResponse | None = None
-        failure: TransportError | None = None
+        failure: list[TransportError] = []
         besides = sys.exception()
         try:
             if response.left <= DRAIN_BYTES:
@@ -324,7 +323,7 @@ class Urllib3Exchange:
             self._heed(error, besides)
             self._close()
             if self._aborted:
-                failure = translate(error)
+                failure = [translate(error)]
             else:
                 self._failed = True
                 pool.pipelines = bool(pool.pipelines) and not isinstance(error, TimeoutError)
@@ -344,11 +343,8 @@ class Urllib3Exchange:
             self._close()
             pool.pipelines = False
             log.info("the server does not answer pipelined requests in their order: they are sent one by one")
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure
+        if failure:
+            raise failure.pop()
         return None
 
     def collect(self, extents: Iterable[ByteRange], put: Callable[[int, memoryview], object]) -> int:
@@ -382,14 +378,11 @@ class Urllib3Exchange:
         except _BROKEN as error:
             self._heed(error, besides)
             self._was_cut()
-            failure = translate(error)
+            failure = [translate(error)]
         except BaseException:  # as below
             self._close()
             raise
-        try:
-            raise failure
-        finally:
-            del failure
+        raise failure.pop()
 
     def receive_into(self, room: memoryview, least: int) -> int:
         response, besides = self._response, sys.exception()
@@ -400,7 +393,7 @@ class Urllib3Exchange:
         except _BROKEN as error:
             self._heed(error, besides)
             self._was_cut()
-            failure = translate(error)
+            failure = [translate(error)]
         except BaseException:  # raised again: bytes may be lost
             self._close()
             raise
@@ -408,10 +401,7 @@ class Urllib3Exchange:
             if not count and response.left:
                 self._was_cut()
             return count
-        try:
-            raise failure
-        finally:
-            del failure
+        raise failure.pop()
 
     def _heed(self, error: Exception, besides: BaseException | None = None) -> None:
         """Raises Interrupted: it is no failure of the connection, but what a signal's handler raised. `besides`: see
