@@ -120,7 +120,7 @@ class Delivery(Storing):
             action = self.later[0]
             try:
                 action()
-            except Exception:
+            except Exception:  # raised again, and not done again
                 self.later.popleft()
                 raise
             self.later.popleft()

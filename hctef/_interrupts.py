@@ -73,7 +73,7 @@ def called[T](function: Callable[..., T], *arguments: Any) -> T:
     """Call what waits, perhaps. Raises Interrupted, with the error of a handler that ran meanwhile."""
     try:
         return function(*arguments)
-    except Exception as error:
+    except Exception as error:  # raised again
         if is_handlers(error):
             raise Interrupted(error) from None
         raise

@@ -298,7 +298,7 @@ class IntervalCache:
         """Around what changes the tree: one that an interrupt has left in pieces is made anew."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # raised again
             self._held = None
             lost = error.__context__ if isinstance(error, KeyError) else None
             if lost is not None:  # intervaltree takes it for a failure of its own

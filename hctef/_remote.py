@@ -20,7 +20,7 @@ from typing import Any
 from hctef._arena import AnonymousArena
 from hctef._drivers import Driver
 from hctef._http import Validator
-from hctef._interrupts import Interrupted, Unwrapped
+from hctef._interrupts import Unwrapped
 from hctef._intervals import Pin
 from hctef._link import Link
 from hctef._locks import release_all, take
@@ -45,15 +45,15 @@ UNWATCHED: AbstractContextManager[None] = nullcontext()
 class Remote:
     """An open remote file. Thread-safe."""
 
-    def __init__(self, source: UrlSource, options: Options, hint: str = "") -> None:
-        """Raises HctefUrlError: `source` is not an http(s) URL."""
+    def __init__(self, source: UrlSource, options: Options, hint: str = "", *, buffer: bool = False) -> None:
+        """`buffer`: it is one that opens it. Raises HctefUrlError: `source` is not an http(s) URL."""
         self.source = source
         self.options = options
         self.planner = Planner(source, options, AnonymousArena)
         if not callable(source):
             self.planner.use_link(_line(parse_url(source).origin))
         self.planner.requester.hint = hint
-        self.is_a_files = False
+        self.is_a_files = not buffer
         """It was opened by a file, whose defaults its options have."""
         self.driver = Driver(self.planner, Urllib3Transport(options))
         self.readers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -272,7 +272,7 @@ class Remote:
         return _Waiting(self)
 
 
-class _Waiting:
+class _Waiting(Unwrapped):
     """See `Remote.waiting`. Written out, for it stands around each miss: made of a generator it takes thrice as
     long."""
 
@@ -284,13 +284,12 @@ class _Waiting:
     def __enter__(self) -> None:
         self._began = time.perf_counter()
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         seconds, stats = time.perf_counter() - self._began, self._remote.planner.stats
         stats.seconds_waited += seconds  # no lock: the garbage collector may be who throws a coroutine away
         if kind is Cancelled:
             raise ValueError(CLOSED) from None
-        if isinstance(error, Interrupted):
-            raise error.error from None
+        super().__exit__(kind, error, traceback)
 
 
 def _check_waiting(drivers: weakref.WeakKeyDictionary[Any, Any], future: Future[None]) -> None:

@@ -27,8 +27,7 @@ class SyncReader(Reader):
         self._detach()
         self._source = url
         self._options = self._checked(options)
-        remote = Remote(url, self._options)
-        remote.is_a_files = not self._buffer
+        remote = Remote(url, self._options, buffer=self._buffer)
         remote.open()
         self._attach(remote)
 
@@ -43,8 +42,7 @@ class SyncReader(Reader):
             if self._pickled is pickled and self._remote is None:  # no other thread was first
                 size, validator, hint = pickled.size, pickled.validator, pickled.hint
                 position = self._position
-                remote = Remote(self._source, self._options, hint)
-                remote.is_a_files = not self._buffer
+                remote = Remote(self._source, self._options, hint, buffer=self._buffer)
                 remote.open()
                 remote.retain()
                 try:

@@ -53,8 +53,7 @@ class AsyncReader(Reader):
         if self._remote is not None:
             return self
         options = within_limits(self._options)
-        remote = Remote(self._source, options)
-        remote.is_a_files = not self._buffer
+        remote = Remote(self._source, options, buffer=self._buffer)
         driver = AsyncDriver(remote.planner, remote.driver.lock, AiohttpTransport(options))
         driver.holds += 1
         try:
